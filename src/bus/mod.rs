@@ -1,0 +1,166 @@
+//! The bus: topics, groups and atomic transactions, on Apache Kafka (`kafka`) or embedded in the process (`embedded`).
+//!
+//! The contract, which `tests/contract` holds every implementation to:
+//! - A `Session` belongs to one thread. Whenever `poll` is called, everything it gave before is committed or aborted:
+//!   no work is ever open across a poll, so a rebalance inside `poll` has nothing to finish.
+//! - `commit` makes outputs and offsets visible together or not at all. After `CommitError::Rewound` the session stands at
+//!   the last committed offsets and gives the same records again; after `Fenced` it is of no use any more.
+//! - Readers see only committed records, in offset order. Offsets rise but may have gaps.
+
+pub mod embedded;
+pub mod kafka;
+
+use crate::model::Timestamp;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A record to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    pub topic: String,
+    /// None: by the key's hash (murmur2, as Kafka's Java client).
+    pub partition: Option<u32>,
+    pub key: Option<Vec<u8>>,
+    /// None is a tombstone.
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+/// A record that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incoming {
+    pub topic: String,
+    pub partition: u32,
+    pub offset: i64,
+    /// The broker's or the sender's, as the topic is set.
+    pub timestamp: Timestamp,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+pub type TopicPartition = (String, u32);
+
+/// How one thread takes part in a group.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    pub group: String,
+    /// Static member id, stable over restarts; with the group it gives the transactional id.
+    pub instance: String,
+    pub topics: Vec<String>,
+}
+
+/// Bounds of one batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimit {
+    pub records: usize,
+    pub bytes: usize,
+}
+
+#[derive(Debug)]
+pub enum Poll {
+    /// Empty when nothing came within the wait.
+    Batch(Vec<Incoming>),
+    /// All partitions of this member from now on; their state has to be there before the next `poll`.
+    Assigned(Vec<TopicPartition>),
+    /// These are no longer this member's; whatever was kept for them in memory is stale.
+    Revoked(Vec<TopicPartition>),
+}
+
+/// One atomic commit.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    pub outputs: Vec<Outgoing>,
+    /// The next offset to read, for every partition that moved on. A commit without any carries the session's last ones,
+    /// so that the generation fence always applies.
+    pub offsets: BTreeMap<TopicPartition, i64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    #[error("{doing}: {reason}")]
+    Failed { doing: String, reason: String },
+    #[error("{doing}: {reason} (it may pass: try again)")]
+    Retriable { doing: String, reason: String },
+    /// Another process took this member's place; this one must stop.
+    #[error("fenced: another process runs as this member ({0})")]
+    Fenced(String),
+    #[error("the record for topic {topic} has {bytes} bytes, more than the {limit} that may be sent")]
+    TooLarge { topic: String, bytes: usize, limit: usize },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Nothing of the transaction is visible; the session gives its records again.
+    #[error("the transaction was aborted, its records come again: {0}")]
+    Rewound(String),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+/// A member's view of the bus.
+pub trait Session: Send {
+    fn poll(&mut self, limit: BatchLimit, wait: Duration) -> Result<Poll, BusError>;
+    fn commit(&mut self, transaction: Transaction) -> Result<(), CommitError>;
+    /// Leaves the group. All is committed by then, or comes again to whoever is next.
+    fn leave(self: Box<Self>) -> Result<(), BusError>;
+}
+
+/// Reads partitions from given offsets without being a member of anything; committed records only.
+pub trait Reader: Send {
+    /// Adds a partition, or moves it. An offset below the log's start begins at the start.
+    fn seek(&mut self, topic: &str, partition: u32, offset: i64) -> Result<(), BusError>;
+    /// What is there, up to `limit` records; empty when nothing came within the wait.
+    fn poll(&mut self, limit: usize, wait: Duration) -> Result<Vec<Incoming>, BusError>;
+    /// The next offset this reader would give: past gaps and transaction markers too.
+    fn position(&self, topic: &str, partition: u32) -> Result<i64, BusError>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The first offset that is still there.
+    pub start: i64,
+    /// The offset that the next record gets, open transactions included (what a read_uncommitted client sees).
+    pub end: i64,
+}
+
+pub trait Bus: Send + Sync {
+    fn join(&self, membership: &Membership) -> Result<Box<dyn Session>, BusError>;
+    fn reader(&self) -> Result<Box<dyn Reader>, BusError>;
+    fn ends(&self, topic: &str, partition: u32) -> Result<Ends, BusError>;
+    /// Partitions of a topic; None where it doesn't exist.
+    fn partitions(&self, topic: &str) -> Result<Option<u32>, BusError>;
+    /// Writes all or nothing, outside of any group: for what comes in by hand, by HTTP or from an operator.
+    fn append(&self, records: Vec<Outgoing>) -> Result<(), BusError>;
+    /// The topics' present state, for `topics plan`.
+    fn describe(&self, topics: &[String]) -> Result<Vec<TopicState>, BusError>;
+    fn create(&self, specs: &[TopicSpec]) -> Result<(), BusError>;
+    /// Sets the settings named, and leaves the others as they are.
+    fn configure(&self, topic: &str, settings: &BTreeMap<String, String>) -> Result<(), BusError>;
+}
+
+/// A topic as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSpec {
+    pub name: String,
+    pub partitions: u32,
+    /// None: the broker's default.
+    pub replicas: Option<u16>,
+    /// Settings by Kafka's names: `cleanup.policy`, `retention.ms`, ...
+    pub settings: BTreeMap<String, String>,
+}
+
+/// A topic as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicState {
+    pub name: String,
+    /// None where the topic doesn't exist.
+    pub found: Option<TopicFound>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicFound {
+    pub partitions: u32,
+    pub replicas: u16,
+    pub settings: BTreeMap<String, String>,
+}

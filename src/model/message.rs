@@ -1,0 +1,222 @@
+//! Messages between entities, and what an inbox record holds.
+
+use super::event::{Cause, SourceEvent};
+use super::id::{AccountId, BundleHash, IdentityId, RecordId, RoutingKey, SourceName, TargetName, TenantId};
+use super::operation::Operation;
+use super::report::ResultEvent;
+use super::time::Timestamp;
+use super::value::Attributes;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// One value of the inbox topic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum InboxRecord {
+    /// For one entity of this partition.
+    Message(Message),
+    /// From this offset on the partition evaluates by this rule bundle.
+    Switch { bundle: BundleHash },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    pub to: Address,
+    pub body: Body,
+    pub cause: Cause,
+}
+
+/// Where an entity lives: its routing key decides the partition.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Address {
+    pub routing_key: RoutingKey,
+    pub entity: EntityKey,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum EntityKey {
+    Record {
+        tenant: TenantId,
+        source: SourceName,
+        record: RecordId,
+    },
+    Identity {
+        tenant: TenantId,
+        identity: IdentityId,
+    },
+    /// Who holds a correlation value.
+    Index {
+        tenant: TenantId,
+        attribute: String,
+        value: String,
+    },
+    Guard {
+        tenant: TenantId,
+    },
+    /// Which route a record id came in by, for sources with `route_by`.
+    Route {
+        tenant: TenantId,
+        source: SourceName,
+        record: RecordId,
+    },
+}
+
+/// What a message says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Body {
+    // to a Record
+    Source(SourceEvent),
+    /// An Index's answer to a `Find`: who holds the value now. `epoch` is the asker's.
+    Holders {
+        attribute: String,
+        value: String,
+        epoch: u64,
+        holders: Vec<Address>,
+    },
+    /// The record id is known under another route: this record has moved there.
+    Rerouted {
+        to: RoutingKey,
+    },
+
+    // to an Index
+    Hold {
+        holder: Address,
+    },
+    Release {
+        holder: Address,
+    },
+    /// Answer at once, and again whenever the holders change, until `Forget`.
+    Find {
+        asker: Address,
+        epoch: u64,
+    },
+    Forget {
+        asker: Address,
+    },
+
+    // to a Route
+    Claim {
+        record: Address,
+        order: Option<i64>,
+    },
+
+    // to an Identity
+    RecordChanged {
+        source: SourceName,
+        record: RecordId,
+        attributes: Attributes,
+        time: Timestamp,
+        anchor: bool,
+    },
+    RecordGone {
+        source: SourceName,
+        record: RecordId,
+        time: Timestamp,
+        anchor: bool,
+    },
+    /// The Guard's answer. `epoch` is that of the request.
+    Permit {
+        target: TargetName,
+        epoch: u64,
+        answer: PermitAnswer,
+    },
+    Result(ResultEvent),
+    /// Decide again: the rules have changed.
+    Reevaluate,
+
+    // to the Guard
+    PermitRequest {
+        asker: Address,
+        target: TargetName,
+        account: AccountId,
+        /// The source whose event removes the access: the Guard counts by it.
+        source: SourceName,
+        epoch: u64,
+        urgent: bool,
+    },
+    Withdraw {
+        account: AccountId,
+        epoch: u64,
+    },
+
+    // to a Guard or an Identity
+    Operation(Operation),
+    // to any entity, from its own timers; never through the inbox
+    Timer {
+        name: String,
+    },
+    /// Go on with what a bounded step left over.
+    Continue {
+        job: String,
+        cursor: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PermitAnswer {
+    Granted,
+    Held,
+    Released { operation: String },
+    Rejected { operation: String },
+}
+
+impl Address {
+    pub fn identity(routing_key: RoutingKey, tenant: TenantId, identity: IdentityId) -> Self {
+        Self { routing_key, entity: EntityKey::Identity { tenant, identity } }
+    }
+
+    pub fn record(routing_key: RoutingKey, tenant: TenantId, source: SourceName, record: RecordId) -> Self {
+        Self { routing_key, entity: EntityKey::Record { tenant, source, record } }
+    }
+
+    /// An index entry is routed by its value: where records are routed by the attribute they correlate on, the entry lies
+    /// beside them and a lookup takes no hop.
+    pub fn index(tenant: TenantId, attribute: &str, value: &str) -> Self {
+        Self {
+            routing_key: RoutingKey::of(&tenant, value),
+            entity: EntityKey::Index { tenant, attribute: attribute.to_owned(), value: value.to_owned() },
+        }
+    }
+
+    pub fn guard(tenant: TenantId) -> Self {
+        Self { routing_key: RoutingKey::of(&tenant, "\u{1}guard"), entity: EntityKey::Guard { tenant } }
+    }
+
+    pub fn route(tenant: TenantId, source: SourceName, record: RecordId) -> Self {
+        Self { routing_key: RoutingKey::of(&tenant, &record.0), entity: EntityKey::Route { tenant, source, record } }
+    }
+}
+
+impl EntityKey {
+    pub fn tenant(&self) -> &TenantId {
+        match self {
+            Self::Record { tenant, .. }
+            | Self::Identity { tenant, .. }
+            | Self::Index { tenant, .. }
+            | Self::Guard { tenant }
+            | Self::Route { tenant, .. } => tenant,
+        }
+    }
+
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Record { .. } => "record",
+            Self::Identity { .. } => "identity",
+            Self::Index { .. } => "index",
+            Self::Guard { .. } => "guard",
+            Self::Route { .. } => "route",
+        }
+    }
+}
+
+/// For people and logs. An index entry shows its attribute only: the value may be personal data.
+impl fmt::Display for EntityKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Record { tenant, source, record } => write!(f, "record {tenant}/{source}/{record}"),
+            Self::Identity { tenant, identity } => write!(f, "identity {tenant}/{identity}"),
+            Self::Index { tenant, attribute, .. } => write!(f, "index {tenant}/{attribute}"),
+            Self::Guard { tenant } => write!(f, "guard {tenant}"),
+            Self::Route { tenant, source, record } => write!(f, "route {tenant}/{source}/{record}"),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Plain data that every room shares: ids, attribute values, events, messages between entities, commands and results.
+//!
+//! Nothing here does IO, asks for the time or draws a random number. Two rules hold for every type that is stored:
+//! it is encoded by `postcard` (so no `flatten`, `untagged` or skipped fields), and new variants and fields go at the end,
+//! with the version of its envelope (`model::envelope`) raised.
+
+pub mod command;
+pub mod envelope;
+pub mod event;
+pub mod id;
+pub mod message;
+pub mod operation;
+pub mod report;
+pub mod time;
+pub mod topic;
+pub mod value;
+
+pub use command::{Command, Deprovision, Desired, Entitlements, Op, Universe};
+pub use event::{Cause, Origin, RecordChange, SourceEvent};
+pub use id::{
+    AccountId, BundleHash, EventId, Generation, IdentityId, Intent, PartitionId, RecordId, RoutingKey, SourceName,
+    TargetName, TenantId,
+};
+pub use message::{Address, Body, EntityKey, InboxRecord, Message};
+pub use operation::{Action, Operation};
+pub use report::{Alert, AlertKind, AlertState, DeadLetter, Decision, DecisionKind, ErrorClass, Outcome, ResultEvent};
+pub use time::Timestamp;
+pub use value::{Attributes, Value};

@@ -1,0 +1,59 @@
+//! Local state of one partition: rows by key, live timers by due time, and the changelog position they correspond to.
+//!
+//! Kafka is the truth and the disk is a cache: a store may lag behind its changelog, never lead it. Rows and position are
+//! written in one atomic batch. The position is a lower bound: replaying from it to the end always gives the newest rows.
+
+pub mod disk;
+pub mod memory;
+
+use crate::model::Timestamp;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("local store {path}: {doing}: {reason}")]
+    Failed { path: String, doing: &'static str, reason: String },
+}
+
+/// A live timer. `key` is the row it was set in, given back when it is due.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DueTimer {
+    pub due: Timestamp,
+    pub key: Vec<u8>,
+}
+
+/// One row's change. Timers are rows too: `timer` is Some(due) on rows that are timers, so that the store keeps its index by due
+/// time in step with the rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    pub key: Vec<u8>,
+    /// None deletes.
+    pub value: Option<Vec<u8>>,
+    /// For rows that are timers: when it is due. On deletion the store finds the old due time in the old row by itself.
+    pub timer: Option<Timestamp>,
+}
+
+/// The local rows of one partition.
+pub trait Store: Send {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Rows whose key begins with `prefix`, from `from` on (inclusive, a whole key), in key order, at most `limit`.
+    fn scan(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    /// Timers due at or before `now`, earliest first, at most `limit`.
+    fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<DueTimer>, StoreError>;
+    /// When the earliest timer is due.
+    fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
+    /// All or nothing: rows, timers, and the changelog offset from which a replay would have to start.
+    fn apply(&mut self, writes: &[Write], position: i64) -> Result<(), StoreError>;
+    /// None: empty, to be rebuilt from the changelog's start.
+    fn position(&self) -> Result<Option<i64>, StoreError>;
+    /// When `apply` last ran, by the wall clock it was told: a store that is too old may have missed tombstones.
+    fn written_at(&self) -> Result<Option<Timestamp>, StoreError>;
+    /// Remembers that the store is current as of `now`.
+    fn touch(&mut self, now: Timestamp) -> Result<(), StoreError>;
+    /// Forgets everything.
+    fn clear(&mut self) -> Result<(), StoreError>;
+}
+
+/// Opens the store of a partition: `name` is `state` or `lanes.<target>`.
+pub trait Stores: Send + Sync {
+    fn open(&self, name: &str, partition: u32) -> Result<Box<dyn Store>, StoreError>;
+}
