@@ -59,11 +59,20 @@ pub struct LastResult {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Removal {
     None,
-    Asked { epoch: u64, op: Op },
-    Held { epoch: u64, op: Op, since: Timestamp },
+    Asked {
+        epoch: u64,
+        op: Op,
+    },
+    Held {
+        epoch: u64,
+        op: Op,
+        since: Timestamp,
+    },
     /// A person said no; not asked again until access was wanted anew in between, or somebody who had merely gone out of
     /// scope leaves altogether.
-    Rejected { left: bool },
+    Rejected {
+        left: bool,
+    },
 }
 
 /// The clock of an open deprovision: runs from the effective time until the result is verified.

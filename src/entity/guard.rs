@@ -119,8 +119,9 @@ fn answer(
         Some(account) => step.get::<Held>(&row_of(account))?.into_iter().collect(),
         None => step.scan::<Held>("held/", usize::MAX)?.into_iter().map(|(_, held)| held).collect::<Vec<_>>(),
     };
-    let mut chosen =
-        rows.into_iter().filter(|held| held.since <= cutoff && target.as_ref().is_none_or(|target| held.target == *target));
+    let mut chosen = rows
+        .into_iter()
+        .filter(|held| held.since <= cutoff && target.as_ref().is_none_or(|target| held.target == *target));
     for held in chosen.by_ref().take(BATCH) {
         permit(step, &held, answer.clone());
         forget(step, tenant, head, &held);

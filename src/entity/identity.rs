@@ -8,19 +8,17 @@ use super::account::{AccountRow, AccountState, Clock, LastResult, Removal};
 use super::key::HEAD;
 use super::step::{Emission, Step, StepError};
 use crate::model::{
-    Action, Address, Alert, AlertKind, AlertState, Attributes, Body, Cause, Command, Decision, DecisionKind, Desired,
-    Generation, IdentityId, Intent, Op, Outcome, PermitAnswer, RecordId, ResultEvent, RoutingKey, SourceName, TargetName,
-    TenantId, Timestamp,
+    Action, Address, Alert, AlertKind, AlertState, Attributes, Body, Command, Decision, DecisionKind, Desired,
+    Generation, IdentityId, Intent, Op, Outcome, PermitAnswer, RecordId, ResultEvent, RoutingKey, SourceName,
+    TargetName, TenantId, Timestamp,
 };
-use crate::rules::{Bundle, KindRules, Phase, RuleError, TargetRules};
+use crate::rules::{KindRules, Phase, RuleError, TargetRules};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Most records of one identity.
 const MAX_RECORDS: usize = 1000;
-/// Most targets of one installation.
-const MAX_TARGETS: usize = 1000;
 /// How often an overdue deprovision's timer is armed again: every open clock has a live timer, by which a restarted
 /// process finds it.
 const OVERDUE_REARM: Duration = Duration::from_secs(24 * 3600);
@@ -54,7 +52,9 @@ pub struct IdentityRecord {
 enum Wanted {
     Present(Desired),
     /// No access, since `effective`.
-    Gone { effective: Timestamp },
+    Gone {
+        effective: Timestamp,
+    },
     /// Nothing can be said now; it stays as it is.
     Unchanged,
 }
@@ -73,11 +73,7 @@ pub(super) fn step(
     identity: &IdentityId,
     body: Body,
 ) -> Result<(), StepError> {
-    let me = Me {
-        tenant,
-        identity,
-        address: Address::identity(routing_key.clone(), tenant.clone(), identity.clone()),
-    };
+    let me = Me { tenant, identity, address: Address::identity(routing_key.clone(), tenant.clone(), identity.clone()) };
     match body {
         Body::RecordChanged { source, record, attributes, time, route } => {
             let row = IdentityRecord { source, record, attributes, time, route };
@@ -374,10 +370,10 @@ fn command(step: &mut Step, me: &Me, target: &TargetRules, row: &mut AccountRow,
     row.generation = row.generation.next();
     let granted = row.desired.as_ref().map(|desired| desired.entitlements.groups.clone()).unwrap_or_default();
     let revoked = granted.difference(&desired.entitlements.groups).cloned().collect();
-    if op.is_deprovision() {
-        if let Some(clock) = &mut row.clock {
-            clock.generation = Some(row.generation);
-        }
+    if op.is_deprovision()
+        && let Some(clock) = &mut row.clock
+    {
+        clock.generation = Some(row.generation);
     }
     let deprovision = row.clock.as_ref().filter(|_| op.is_deprovision()).map(Clock::deprovision);
     let within = if op.is_deprovision() { target.deprovision_deadline } else { target.provision_deadline };
@@ -456,14 +452,22 @@ fn settle(step: &mut Step, me: &Me, row: &mut AccountRow, result: &ResultEvent) 
         Outcome::DeadLettered => {
             let class = result.error.unwrap_or(crate::model::ErrorClass::UnknownOutcome);
             if !std::mem::replace(&mut row.dead, true) {
-                let message = format!("{} can't be carried out ({class}); see `lockstep dlq show {}`", result.op, row.account);
+                let message =
+                    format!("{} can't be carried out ({class}); see `lockstep dlq show {}`", result.op, row.account);
                 account_alert(step, me, row, AlertKind::DeadLetter, AlertState::Raised, &message);
             }
             decide_account(step, me, row, DecisionKind::DeadLettered { error: class });
         }
         Outcome::Drifted => {
             if !std::mem::replace(&mut row.drifted, true) {
-                account_alert(step, me, row, AlertKind::Drift, AlertState::Raised, "the target undid what was verified; it is being re-applied");
+                account_alert(
+                    step,
+                    me,
+                    row,
+                    AlertKind::Drift,
+                    AlertState::Raised,
+                    "the target undid what was verified; it is being re-applied",
+                );
             }
             if result.op.is_deprovision() && row.clock.is_none() && row.state != AccountState::Present {
                 reopen_clock(step, me, row, result);

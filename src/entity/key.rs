@@ -72,17 +72,13 @@ pub fn parse(key: &[u8]) -> Option<(EntityKey, String)> {
         String::from_utf8(text.to_vec()).ok()
     };
     let entity = match *tag {
-        RECORD => EntityKey::Record {
-            tenant: TenantId(part()?),
-            source: SourceName(part()?),
-            record: RecordId(part()?),
-        },
+        RECORD => {
+            EntityKey::Record { tenant: TenantId(part()?), source: SourceName(part()?), record: RecordId(part()?) }
+        }
         IDENTITY => EntityKey::Identity { tenant: TenantId(part()?), identity: IdentityId(part()?) },
         INDEX => EntityKey::Index { tenant: TenantId(part()?), attribute: part()?, value: part()? },
         GUARD => EntityKey::Guard { tenant: TenantId(part()?) },
-        ROUTE => {
-            EntityKey::Route { tenant: TenantId(part()?), source: SourceName(part()?), record: RecordId(part()?) }
-        }
+        ROUTE => EntityKey::Route { tenant: TenantId(part()?), source: SourceName(part()?), record: RecordId(part()?) },
         _ => return None,
     };
     Some((entity, String::from_utf8(rest.to_vec()).ok()?))

@@ -56,7 +56,9 @@ pub enum Link {
     Unlinked,
     Linked(Address),
     /// Several identities hold the value; the record stays with whom it had, if any.
-    Disputed { kept: Option<Address> },
+    Disputed {
+        kept: Option<Address>,
+    },
 }
 
 impl Link {
@@ -103,7 +105,10 @@ pub(super) fn step(
         }
         Body::Routed { verdict } => routed(step, &me, &mut head, verdict),
         _ => {
-            return Err(StepError::Misdirected { entity: "record", message: "anything but its source, index or route" });
+            return Err(StepError::Misdirected {
+                entity: "record",
+                message: "anything but its source, index or route",
+            });
         }
     }
     step.put(HEAD, &head);
@@ -178,8 +183,13 @@ fn routed(step: &mut Step, me: &Me, head: &mut RecordHead, verdict: RouteVerdict
         }
         RouteVerdict::Disputed { .. } => {
             head.route = Route::Disputed;
-            dispute(step, me, AlertState::Raised, "the record's routing attribute changed, which its source promised it never does; \
-                 its identity stays with the former value. restore the value at the source, or remove the record there and send it anew");
+            dispute(
+                step,
+                me,
+                AlertState::Raised,
+                "the record's routing attribute changed, which its source promised it never does; \
+                 its identity stays with the former value. restore the value at the source, or remove the record there and send it anew",
+            );
         }
     }
 }
@@ -216,18 +226,12 @@ fn hold(step: &mut Step, me: &Me, head: &mut RecordHead, values: BTreeMap<String
     }
     for (attribute, value) in &values {
         if head.values.get(attribute) != Some(value) {
-            step.send(
-                Address::index(me.tenant.clone(), attribute, value),
-                Body::Hold { holder: identity.clone() },
-            );
+            step.send(Address::index(me.tenant.clone(), attribute, value), Body::Hold { holder: identity.clone() });
         }
     }
     for (attribute, value) in &head.values {
         if values.get(attribute) != Some(value) {
-            step.send(
-                Address::index(me.tenant.clone(), attribute, value),
-                Body::Release { holder: identity.clone() },
-            );
+            step.send(Address::index(me.tenant.clone(), attribute, value), Body::Release { holder: identity.clone() });
         }
     }
     head.values = values;
@@ -275,9 +279,18 @@ fn relink(step: &mut Step, me: &Me, head: &mut RecordHead) {
     match (&before, &head.link) {
         (Link::Disputed { .. }, Link::Disputed { .. }) => {}
         (_, Link::Disputed { .. }) => {
-            dispute(step, me, AlertState::Raised, "several identities hold the value this record is correlated by; it is linked to none of \
-                 them anew. correct the value at one of the sources");
-            step.decide(me.tenant, None, DecisionKind::RecordDisputed { source: me.source.0.clone(), record: me.record.0.clone() });
+            dispute(
+                step,
+                me,
+                AlertState::Raised,
+                "several identities hold the value this record is correlated by; it is linked to none of \
+                 them anew. correct the value at one of the sources",
+            );
+            step.decide(
+                me.tenant,
+                None,
+                DecisionKind::RecordDisputed { source: me.source.0.clone(), record: me.record.0.clone() },
+            );
         }
         (Link::Disputed { .. }, _) => dispute(step, me, AlertState::Resolved, "one identity holds the value now"),
         _ => {}
@@ -287,11 +300,19 @@ fn relink(step: &mut Step, me: &Me, head: &mut RecordHead) {
         return;
     }
     if let Some(old) = kept {
-        step.decide(me.tenant, identity_of(&old), DecisionKind::RecordUnlinked { source: me.source.0.clone(), record: me.record.0.clone() });
+        step.decide(
+            me.tenant,
+            identity_of(&old),
+            DecisionKind::RecordUnlinked { source: me.source.0.clone(), record: me.record.0.clone() },
+        );
         step.send(old, me.gone(head.time));
     }
     if let Some(new) = now {
-        step.decide(me.tenant, identity_of(&new), DecisionKind::RecordLinked { source: me.source.0.clone(), record: me.record.0.clone() });
+        step.decide(
+            me.tenant,
+            identity_of(&new),
+            DecisionKind::RecordLinked { source: me.source.0.clone(), record: me.record.0.clone() },
+        );
         let body = if head.present { me.changed(head) } else { me.gone(head.time) };
         step.send(new, body);
     }

@@ -2,7 +2,8 @@
 
 use crate::model::envelope::{self, EnvelopeError};
 use crate::model::{
-    AccountId, Address, Alert, Body, Cause, Command, Decision, DecisionKind, IdentityId, TargetName, TenantId, Timestamp,
+    AccountId, Address, Alert, Body, Cause, Command, Decision, DecisionKind, IdentityId, TargetName, TenantId,
+    Timestamp,
 };
 use crate::rules::Bundle;
 use serde::Serialize;

@@ -11,9 +11,7 @@ mod retry;
 pub use breaker::Breaker;
 pub use retry::RetryPolicy;
 
-use crate::model::{
-    Command, DeadLetter, ErrorClass, Generation, Op, Outcome, ResultEvent, Timestamp,
-};
+use crate::model::{Command, DeadLetter, ErrorClass, Generation, Op, Outcome, ResultEvent, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -49,7 +47,10 @@ pub enum Work {
         next: Option<Box<Command>>,
     },
     /// A verified deprovision is being read back again.
-    Checking { started: Timestamp, next: Option<Box<Command>> },
+    Checking {
+        started: Timestamp,
+        next: Option<Box<Command>>,
+    },
 }
 
 /// A command on its way.
@@ -93,19 +94,28 @@ pub struct Call {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ended {
     /// Applied (or found to be so already) and read back equal.
-    Verified { external_id: Option<String> },
+    Verified {
+        external_id: Option<String>,
+    },
     /// A newer command had come in before the call was made.
     Superseded,
     /// Reading back shows these otherwise.
-    Differs { names: Vec<String>, external_id: Option<String> },
-    Failed { class: ErrorClass, message: String, retry_after: Option<Duration> },
+    Differs {
+        names: Vec<String>,
+        external_id: Option<String>,
+    },
+    Failed {
+        class: ErrorClass,
+        message: String,
+        retry_after: Option<Duration>,
+    },
 }
 
 /// What a finished call leads to, beside the lane's new row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LaneEffect {
     Result(ResultEvent),
-    DeadLetter(DeadLetter),
+    DeadLetter(Box<DeadLetter>),
     /// The account's dead letter is over.
     DeadLetterOver,
 }
@@ -241,7 +251,12 @@ impl Lane {
             Ended::Superseded => {
                 let mut effects = Vec::new();
                 if next.is_some() {
-                    effects.push(LaneEffect::Result(self.result(&pending.command, Outcome::Superseded, pending.calls, now)));
+                    effects.push(LaneEffect::Result(self.result(
+                        &pending.command,
+                        Outcome::Superseded,
+                        pending.calls,
+                        now,
+                    )));
                 }
                 self.go_on(pending, next, now);
                 effects
@@ -275,7 +290,8 @@ impl Lane {
         match next {
             Some(next) => self.work = Work::Waiting(Pending::new(next, None, now)),
             None if pending.command.op.is_deprovision() => {
-                self.checks = std::iter::once(policy.call_timeout).chain(LATER_CHECKS).map(|wait| now.plus(wait)).collect();
+                self.checks =
+                    std::iter::once(policy.call_timeout).chain(LATER_CHECKS).map(|wait| now.plus(wait)).collect();
                 self.verified = Some(pending.command);
             }
             None => {}
@@ -310,7 +326,8 @@ impl Lane {
             return effects;
         }
         if rule.retried && pending.attempts < policy.most_attempts(pending.op) {
-            let delay = policy.delay(pending.command.account.as_str(), pending.calls).max(retry_after.unwrap_or_default());
+            let delay =
+                policy.delay(pending.command.account.as_str(), pending.calls).max(retry_after.unwrap_or_default());
             pending.due = now.plus(delay.min(policy.longest_wait));
             let outcome = if class == ErrorClass::FalseSuccess { Outcome::FalseSuccess } else { Outcome::Parked };
             let mut result = self.result(&pending.command, outcome, pending.calls, now);
@@ -322,13 +339,13 @@ impl Lane {
         let mut result = self.result(&pending.command, Outcome::DeadLettered, pending.calls, now);
         (result.error, result.message) = (Some(class), Some(message.clone()));
         effects.push(LaneEffect::Result(result));
-        effects.push(LaneEffect::DeadLetter(DeadLetter {
+        effects.push(LaneEffect::DeadLetter(Box::new(DeadLetter {
             command: *pending.command,
             error: class,
             message,
             attempts: pending.calls,
             at: now,
-        }));
+        })));
         self.dead_letter = true;
         effects
     }
@@ -412,7 +429,8 @@ impl Pending {
         // Groups that a command which was never carried out would have taken away are still to be taken away.
         let mut command = command;
         if let Some(old) = old {
-            let still = old.command.revoked.difference(&command.desired.entitlements.groups).cloned().collect::<Vec<_>>();
+            let still =
+                old.command.revoked.difference(&command.desired.entitlements.groups).cloned().collect::<Vec<_>>();
             command.revoked.extend(still);
         }
         Self { command, op, calls: 0, attempts: 0, due: now, unknown: old.is_some_and(|old| old.unknown) }

@@ -31,21 +31,45 @@ const N: bool = false;
 
 /// In the order of `ErrorClass::ALL`. Columns: retried, spends an attempt, opens the breaker, outcome unknown.
 pub const RULES: [Rule; 17] = [
-    rule(ErrorClass::Throttled, [Y, N, N, N], "the target asks for fewer calls; lower the target's concurrency if it lasts"),
-    rule(ErrorClass::Credentials, [Y, N, Y, N], "the target refuses the credentials: renew them, the lanes go on by themselves"),
-    rule(ErrorClass::Permission, [N, Y, N, N], "the credentials may not do this: grant the right at the target, then redrive"),
-    rule(ErrorClass::Uniqueness, [N, Y, N, N], "another account holds the name: change the rule or free the name, then redrive"),
+    rule(
+        ErrorClass::Throttled,
+        [Y, N, N, N],
+        "the target asks for fewer calls; lower the target's concurrency if it lasts",
+    ),
+    rule(
+        ErrorClass::Credentials,
+        [Y, N, Y, N],
+        "the target refuses the credentials: renew them, the lanes go on by themselves",
+    ),
+    rule(
+        ErrorClass::Permission,
+        [N, Y, N, N],
+        "the credentials may not do this: grant the right at the target, then redrive",
+    ),
+    rule(
+        ErrorClass::Uniqueness,
+        [N, Y, N, N],
+        "another account holds the name: change the rule or free the name, then redrive",
+    ),
     rule(ErrorClass::AlreadyThere, [Y, Y, N, Y], "it is there already: read and compared again"),
     rule(ErrorClass::AlreadyGone, [Y, Y, N, Y], "it is gone already: read and compared again"),
     rule(ErrorClass::MissingOnUpdate, [Y, Y, N, N], "the account was deleted at the target: it is made anew"),
-    rule(ErrorClass::Invalid, [N, Y, N, N], "the target refuses the content: mend the rule or the source, then redrive"),
+    rule(
+        ErrorClass::Invalid,
+        [N, Y, N, N],
+        "the target refuses the content: mend the rule or the source, then redrive",
+    ),
     rule(ErrorClass::Unsupported, [N, Y, N, N], "the target can't do this: change the target's rules, then redrive"),
     rule(ErrorClass::VersionConflict, [Y, Y, N, N], "somebody else changed it meanwhile: tried again"),
     rule(ErrorClass::ServerFault, [Y, Y, Y, Y], "the target has a fault of its own: tried again with growing delays"),
     rule(ErrorClass::Unreachable, [Y, N, Y, N], "the target can't be reached: tried again until it can"),
     rule(ErrorClass::UnknownOutcome, [Y, Y, N, Y], "no answer in time: read first, then tried again"),
     rule(ErrorClass::Partial, [Y, Y, N, Y], "a part of it was done: read and tried again"),
-    rule(ErrorClass::FalseSuccess, [Y, Y, N, N], "the target says yes and does nothing: check its log and its replication"),
+    rule(
+        ErrorClass::FalseSuccess,
+        [Y, Y, N, N],
+        "the target says yes and does nothing: check its log and its replication",
+    ),
     rule(ErrorClass::Capacity, [N, Y, N, N], "no licence or space left at the target: make room, then redrive"),
     rule(ErrorClass::Dependency, [Y, Y, N, N], "a group it needs is not there: make the group, or wait until it is"),
 ];

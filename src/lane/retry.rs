@@ -5,8 +5,8 @@
 
 use crate::model::Op;
 use backoff::backoff::Backoff;
-use backoff::exponential::ExponentialBackoffBuilder;
-use std::time::Duration;
+use backoff::exponential::ExponentialBackoff;
+use std::time::{Duration, Instant};
 
 /// Past this many calls the delay no longer grows: it has long reached its longest.
 const GROWING_CALLS: u32 = 20;
@@ -23,35 +23,49 @@ pub struct RetryPolicy {
     pub deprovision_attempts: u32,
     /// After this a call's outcome is unknown.
     pub call_timeout: Duration,
+    clock: Stopped,
 }
 
-impl Default for RetryPolicy {
-    fn default() -> Self {
+/// The clock that `backoff` asks for and has no use for, as no time limit is set: it stands where it was handed in.
+#[derive(Clone, Debug, PartialEq)]
+struct Stopped(Instant);
+
+impl backoff::Clock for Stopped {
+    fn now(&self) -> Instant {
+        self.0
+    }
+}
+
+impl RetryPolicy {
+    /// The usual delays and attempts; `began` is any instant.
+    pub fn new(call_timeout: Duration, began: Instant) -> Self {
         Self {
             first_delay: Duration::from_secs(1),
             longest_delay: Duration::from_secs(300),
             longest_wait: Duration::from_secs(3600),
             attempts: 10,
             deprovision_attempts: 100,
-            call_timeout: Duration::from_secs(10),
+            call_timeout,
+            clock: Stopped(began),
         }
     }
-}
 
-impl RetryPolicy {
     pub fn most_attempts(&self, op: Op) -> u32 {
         if op.is_deprovision() { self.deprovision_attempts } else { self.attempts }
     }
 
     /// The delay after the call with this number (from 1): doubling, then 20 % up or down by account and call.
     pub fn delay(&self, account: &str, call: u32) -> Duration {
-        let mut envelope = ExponentialBackoffBuilder::new()
-            .with_initial_interval(self.first_delay)
-            .with_multiplier(2.0)
-            .with_randomization_factor(0.0)
-            .with_max_interval(self.longest_delay)
-            .with_max_elapsed_time(None)
-            .build();
+        let mut envelope = ExponentialBackoff {
+            current_interval: self.first_delay,
+            initial_interval: self.first_delay,
+            randomization_factor: 0.0,
+            multiplier: 2.0,
+            max_interval: self.longest_delay,
+            start_time: self.clock.0,
+            max_elapsed_time: None,
+            clock: self.clock.clone(),
+        };
         let mut delay = self.first_delay;
         for _ in 0..call.clamp(1, GROWING_CALLS) {
             delay = envelope.next_backoff().unwrap_or(self.longest_delay);
@@ -68,7 +82,7 @@ mod tests {
 
     #[test]
     fn delays_double_up_to_the_longest_and_are_the_same_again() {
-        let policy = RetryPolicy::default();
+        let policy = RetryPolicy::new(Duration::from_secs(10), Instant::now());
         for (call, seconds) in [(1, 1.0), (2, 2.0), (5, 16.0), (9, 256.0), (10, 300.0), (1000, 300.0)] {
             let delay = policy.delay("a", call).as_secs_f64();
             assert!((seconds * 0.799..=seconds * 1.201).contains(&delay), "call {call}: {delay} s");
@@ -78,8 +92,9 @@ mod tests {
 
     #[test]
     fn accounts_that_failed_together_do_not_come_back_together() {
-        let policy = RetryPolicy::default();
-        let delays: std::collections::BTreeSet<_> = (0..100).map(|i| policy.delay(&format!("account {i}"), 1)).collect();
+        let policy = RetryPolicy::new(Duration::from_secs(10), Instant::now());
+        let delays: std::collections::BTreeSet<_> =
+            (0..100).map(|i| policy.delay(&format!("account {i}"), 1)).collect();
         assert!(delays.len() > 20, "only {} different delays", delays.len());
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// One value of the inbox topic.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are messages")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum InboxRecord {
     /// For one entity of this partition.
@@ -160,7 +161,9 @@ pub enum RouteVerdict {
     /// The record id now comes by this route: what was told of it under the old one is void.
     MovedTo(RoutingKey),
     /// Another route holds the record id and can't give it up.
-    Disputed { holder: RoutingKey },
+    Disputed {
+        holder: RoutingKey,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -31,7 +31,6 @@ impl Written {
         self.rows.insert(key, Row { value: Some(seal_due(due)), timer: Some(due) });
     }
 
-
     pub fn writes(&self) -> Vec<Write> {
         self.rows
             .iter()

@@ -78,8 +78,12 @@ impl BundleStore {
         let unusable = |reason: String| BundleError::Unusable { hash: hash.to_owned(), reason };
         let Stored { files } = envelope::open(bytes).map_err(|error| unusable(error.to_string()))?;
         let files: Vec<SourceFile> = files.into_iter().map(|(path, text)| SourceFile { path, text }).collect();
-        let bundle = Bundle::compile(&files)
-            .map_err(|faults| unusable(format!("this release finds {} faults in it; run its rules through `lockstep rules check`", faults.len())))?;
+        let bundle = Bundle::compile(&files).map_err(|faults| {
+            unusable(format!(
+                "this release finds {} faults in it; run its rules through `lockstep rules check`",
+                faults.len()
+            ))
+        })?;
         if *bundle.hash() != BundleHash::from(hash) {
             return Err(unusable("its content has another hash".to_owned()));
         }

@@ -4,9 +4,7 @@ use super::processor::ProcessorSettings;
 use crate::bus::{Incoming, Outgoing};
 use crate::codec::public;
 use crate::codec::source::{self, Decoded, Schemas};
-use crate::model::{
-    Action, Address, Body, Cause, Message, Operation, ResultEvent, SourceName,
-};
+use crate::model::{Action, Address, Body, Cause, Message, Operation, ResultEvent, SourceName};
 use crate::rules::Bundle;
 use crate::telemetry::Metrics;
 use std::collections::BTreeMap;
@@ -25,7 +23,7 @@ pub struct Intake {
 }
 
 pub enum Taken {
-    Message(Message),
+    Message(Box<Message>),
     Output(Outgoing),
 }
 
@@ -58,22 +56,27 @@ impl Intake {
     /// nothing.
     pub fn take(&self, record: Incoming, metrics: &Metrics) -> Option<Taken> {
         if record.topic == self.results {
-            return Some(match public::decode::<ResultEvent>(record.value.as_deref().unwrap_or_default(), self.schemas.as_ref()) {
-                Ok(result) => Taken::Message(result_message(result)),
-                Err(error) => Taken::Output(self.unreadable(record, &error.to_string(), metrics)),
-            });
+            return Some(
+                match public::decode::<ResultEvent>(record.value.as_deref().unwrap_or_default(), self.schemas.as_ref())
+                {
+                    Ok(result) => Taken::Message(Box::new(result_message(result))),
+                    Err(error) => Taken::Output(self.unreadable(record, &error.to_string(), metrics)),
+                },
+            );
         }
         if record.topic == self.operations {
-            return Some(match public::decode::<Operation>(record.value.as_deref().unwrap_or_default(), self.schemas.as_ref()) {
-                Ok(operation) => Taken::Message(operation_message(operation)),
-                Err(error) => Taken::Output(self.unreadable(record, &error.to_string(), metrics)),
-            });
+            return Some(
+                match public::decode::<Operation>(record.value.as_deref().unwrap_or_default(), self.schemas.as_ref()) {
+                    Ok(operation) => Taken::Message(Box::new(operation_message(operation))),
+                    Err(error) => Taken::Output(self.unreadable(record, &error.to_string(), metrics)),
+                },
+            );
         }
         let name = self.sources.get(&record.topic)?;
         let rules = self.bundle.source(name)?;
         match source::decode(rules, &record, self.event_bytes, self.schemas.as_ref()) {
             Ok(Decoded::Event(event)) => {
-                metrics.source_event(name.as_str(), "taken");
+                metrics.source_events_total.of([name.as_str(), "taken"]).inc();
                 let to = Address::record(
                     event.routing_key.clone(),
                     event.tenant.clone(),
@@ -81,15 +84,15 @@ impl Intake {
                     event.record.clone(),
                 );
                 let cause = Cause::from(&*event);
-                Some(Taken::Message(Message { to, body: Body::Source(*event), cause }))
+                Some(Taken::Message(Box::new(Message { to, body: Body::Source(*event), cause })))
             }
             Ok(Decoded::Ignored) => {
-                metrics.source_event(name.as_str(), "ignored");
+                metrics.source_events_total.of([name.as_str(), "ignored"]).inc();
                 None
             }
             Err(rejection) => {
-                metrics.source_event(name.as_str(), "rejected");
-                metrics.source_dead_letter(name.as_str(), rejection.reason.as_str());
+                metrics.source_events_total.of([name.as_str(), "rejected"]).inc();
+                metrics.source_dead_letters_total.of([name.as_str(), rejection.reason.as_str()]).inc();
                 tracing::warn!(
                     source = %name, topic = record.topic, partition = record.partition, offset = record.offset,
                     reason = rejection.reason.as_str(), detail = rejection.detail, "rejected to source-dead-letters"
@@ -102,14 +105,15 @@ impl Intake {
     /// A record of one of our own topics that can't be read.
     pub fn unreadable(&self, record: Incoming, detail: &str, metrics: &Metrics) -> Outgoing {
         let rejection = source::Rejection::undecodable(detail);
-        metrics.source_dead_letter("lockstep", rejection.reason.as_str());
+        metrics.source_dead_letters_total.of(["lockstep", rejection.reason.as_str()]).inc();
         source::dead_letter(&self.dead_letters, &record, &rejection, self.event_bytes)
     }
 }
 
 fn result_message(result: ResultEvent) -> Message {
     let to = Address::identity(result.routing_key.clone(), result.tenant.clone(), result.identity.clone());
-    let mut cause = Cause::own(format!("result:{}", result.account.idempotency_key(result.generation)), result.source_time);
+    let mut cause =
+        Cause::own(format!("result:{}", result.account.idempotency_key(result.generation)), result.source_time);
     cause.traceparent = result.traceparent.clone();
     Message { to, body: Body::Result(result), cause }
 }

@@ -15,7 +15,7 @@ mod restore;
 pub use bundles::BundleStore;
 pub use outputs::Publisher;
 pub use processor::{Processor, ProcessorError, ProcessorSettings, Turn};
-pub use restore::{STALE_AFTER, restore};
+pub use restore::{RestoreError, STALE_AFTER, restore};
 
 use crate::model::Timestamp;
 use std::sync::Arc;

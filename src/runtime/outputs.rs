@@ -92,7 +92,9 @@ impl Publisher {
     pub fn restored(&mut self, partition: &Partition) -> Result<(), StoreError> {
         for timer in partition.store.due(Timestamp(i64::MAX), MAX_OPEN)? {
             let Some((of, row)) = key::parse(&timer.key) else { continue };
-            let Some(target) = row.strip_prefix(key::TIMER).and_then(|name| name.strip_prefix("deadline/")) else { continue };
+            let Some(target) = row.strip_prefix(key::TIMER).and_then(|name| name.strip_prefix("deadline/")) else {
+                continue;
+            };
             let row = partition.store.get(&key::row(&of, &AccountRow::row(&TargetName::from(target))))?;
             let Some(Ok(row)) = row.map(|row| envelope::open::<AccountRow>(&row)) else { continue };
             if let Some(clock) = row.clock {
@@ -115,10 +117,10 @@ impl Publisher {
             let at = oldest.entry((tenant, target)).or_insert(*effective);
             *at = (*at).min(*effective);
         }
-        self.metrics.deprovision_oldest_age_seconds.reset();
+        self.metrics.deprovision_oldest_age_seconds.clear();
         for ((tenant, target), effective) in oldest {
             let age = now.since(effective).as_secs_f64();
-            self.metrics.deprovision_oldest_age_seconds.with_label_values(&[tenant.as_str(), target.as_str()]).set(age);
+            self.metrics.deprovision_oldest_age_seconds.of([tenant.as_str(), target.as_str()]).set(age);
         }
     }
 
@@ -127,20 +129,31 @@ impl Publisher {
         for (tenant, target, _) in self.open.values() {
             *open.entry((tenant, target)).or_default() += 1;
         }
-        self.metrics.deprovisions_open.reset();
+        self.metrics.deprovisions_open.clear();
         for ((tenant, target), count) in open {
-            self.metrics.deprovisions_open.with_label_values(&[tenant.as_str(), target.as_str()]).set(count);
+            self.metrics.deprovisions_open.of([tenant.as_str(), target.as_str()]).set(count);
         }
     }
 
-    fn command(&self, bundle: &Bundle, settings: &ProcessorSettings, command: &Command) -> Result<Outgoing, OutputError> {
+    fn command(
+        &self,
+        bundle: &Bundle,
+        settings: &ProcessorSettings,
+        command: &Command,
+    ) -> Result<Outgoing, OutputError> {
         let format = bundle.target(&command.target).map_or(PublicFormat::Json, |target| target.format);
         let labels = [command.tenant.as_str(), command.target.as_str(), command.op.as_str()];
-        self.metrics.commands.with_label_values(&labels).inc();
+        self.metrics.commands_total.of(labels).inc();
         self.encode(settings.topics.commands(&command.target), command.account.0.clone(), format, command)
     }
 
-    fn encode<T: Public>(&self, topic: String, key: String, format: PublicFormat, of: &T) -> Result<Outgoing, OutputError> {
+    fn encode<T: Public>(
+        &self,
+        topic: String,
+        key: String,
+        format: PublicFormat,
+        of: &T,
+    ) -> Result<Outgoing, OutputError> {
         match self.encoder.encode(format, &topic, of) {
             Ok(encoded) => Ok(Outgoing {
                 topic,
@@ -163,14 +176,14 @@ impl Publisher {
             DecisionKind::DeprovisionVerified { effective, verified } => {
                 self.open.remove(account);
                 let seconds = verified.since(*effective).as_secs_f64();
-                self.metrics.deprovision_seconds.with_label_values(&labels).observe(seconds);
+                self.metrics.deprovision_seconds.of(labels).observe(seconds);
             }
             DecisionKind::DeprovisionCancelled | DecisionKind::DeprovisionRejected { .. } => {
                 self.open.remove(account);
             }
             DecisionKind::AccountVerified { .. } => {
                 let seconds = decision.at.since(decision.source_time).as_secs_f64();
-                self.metrics.event_to_verified_seconds.with_label_values(&labels).observe(seconds);
+                self.metrics.event_to_verified_seconds.of(labels).observe(seconds);
                 return;
             }
             _ => return,
@@ -183,7 +196,7 @@ impl Publisher {
         let target = alert.target.as_ref().map_or("", |target| target.as_str());
         match (alert.kind, alert.state) {
             (AlertKind::DeprovisionOverdue, AlertState::Raised) => {
-                self.metrics.deprovisions_overdue.with_label_values(&[tenant, target]).inc();
+                self.metrics.deprovisions_overdue_total.of([tenant, target]).inc();
             }
             (AlertKind::Quarantined, AlertState::Raised) => self.metrics.quarantined_entities.inc(),
             (AlertKind::Quarantined, AlertState::Resolved) => self.metrics.quarantined_entities.dec(),

@@ -92,7 +92,9 @@ impl Partition {
 
     /// From here on this bundle decides; a sweep brings every identity up to it.
     pub fn switch(&mut self, bundle: Arc<Bundle>) {
-        if *bundle.hash() == *self.bundle.hash() && self.store.get(&key::meta(META_BUNDLE)).is_ok_and(|row| row.is_some()) {
+        if *bundle.hash() == *self.bundle.hash()
+            && self.store.get(&key::meta(META_BUNDLE)).is_ok_and(|row| row.is_some())
+        {
             return;
         }
         let first = self.store.get(&key::meta(META_BUNDLE)).is_ok_and(|row| row.is_none());
@@ -167,11 +169,15 @@ impl Partition {
     fn routing_key_of(&self, of: &crate::model::EntityKey) -> Result<crate::model::RoutingKey, StoreError> {
         let view = View::new(self.store.as_ref(), &self.written, of);
         let marked = entity::Rows::get(&view, key::QUARANTINE).and_then(|row| envelope::open::<Quarantined>(&row).ok());
-        let head = entity::Rows::get(&view, key::HEAD).and_then(|row| envelope::open::<entity::IdentityHead>(&row).ok());
+        let head =
+            entity::Rows::get(&view, key::HEAD).and_then(|row| envelope::open::<entity::IdentityHead>(&row).ok());
         if let Some(error) = view.failure.into_inner() {
             return Err(error);
         }
-        Ok(marked.map(|marked| marked.to.routing_key).or(head.map(|head| head.routing_key)).unwrap_or_else(|| "".into()))
+        Ok(marked
+            .map(|marked| marked.to.routing_key)
+            .or(head.map(|head| head.routing_key))
+            .unwrap_or_else(|| "".into()))
     }
 
     /// Delivers a message, and in the same transaction all that it leads to within this partition.

@@ -1,11 +1,11 @@
 //! The processor's loop body, and what happens to partitions as they come and go.
 
+use super::Now;
 use super::bundles::{BundleError, BundleStore};
 use super::intake::{Intake, Taken};
 use super::outputs::{OutputError, Publisher};
 use super::partition::{Emitted, Partition};
 use super::restore::{RestoreError, restore};
-use super::Now;
 use crate::bus::{BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Poll, Session, Transaction};
 use crate::codec::source::Schemas;
 use crate::model::topic::TopicNames;
@@ -94,11 +94,8 @@ impl Processor {
             tracing::info!(bundle = %bundle.hash(), "rule bundle made current");
         }
         let intake = Intake::new(&settings, Arc::clone(&bundle), schemas);
-        let membership = Membership {
-            group: settings.group.clone(),
-            instance: settings.instance.clone(),
-            topics: intake.topics(),
-        };
+        let membership =
+            Membership { group: settings.group.clone(), instance: settings.instance.clone(), topics: intake.topics() };
         let session = bus.join(&membership)?;
         Ok(Self {
             settings,
@@ -147,13 +144,19 @@ impl Processor {
             transaction.offsets.insert((record.topic.clone(), record.partition), record.offset + 1);
             self.take(record, &mut transaction, &mut emitted)?;
         }
+        if count > 0 {
+            self.metrics.batch_records.observe(count as f64);
+        }
+        self.publisher.show_ages(wall);
         let mut more = false;
         for partition in self.partitions.values_mut() {
             more |= partition.fire_timers(TIMERS_A_TURN, &mut emitted)?;
             partition.sweep(SWEPT_A_TURN, &mut emitted)?;
             more |= partition.is_sweeping();
         }
-        self.metrics.observe_emitted(&emitted.steps);
+        for (entity, outcome) in &emitted.steps {
+            self.metrics.steps_total.of([entity, outcome]).inc();
+        }
         self.publisher.publish(&self.bundle, &self.settings, emitted, &mut transaction.outputs)?;
         let changelog = self.settings.topics.state();
         let mut written = BTreeMap::new();
@@ -181,7 +184,7 @@ impl Processor {
         let began = Instant::now();
         match self.session.commit(transaction) {
             Ok(()) => {
-                self.metrics.commits.inc();
+                self.metrics.commits_total.inc();
                 self.metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
                 for (id, records) in written {
                     let position = self.positions.entry(*id).or_default();
@@ -192,7 +195,7 @@ impl Processor {
                 Ok(())
             }
             Err(CommitError::Rewound(reason)) => {
-                self.metrics.rewinds.inc();
+                self.metrics.rewinds_total.inc();
                 tracing::warn!(reason, "transaction aborted; its records come again");
                 // Whether it took place is for the changelog to say, not for what is in memory.
                 let own: Vec<u32> = self.partitions.keys().copied().collect();
@@ -206,14 +209,18 @@ impl Processor {
         }
     }
 
-    fn take(&mut self, record: Incoming, transaction: &mut Transaction, emitted: &mut Emitted) -> Result<(), ProcessorError> {
+    fn take(
+        &mut self,
+        record: Incoming,
+        transaction: &mut Transaction,
+        emitted: &mut Emitted,
+    ) -> Result<(), ProcessorError> {
         if record.topic != self.settings.topics.inbox() {
-            for taken in self.intake.take(record, &self.metrics) {
-                match taken {
-                    Taken::Message(message) => transaction.outputs.push(self.publisher.inbox(&self.settings, &message)),
-                    Taken::Output(output) => transaction.outputs.push(output),
-                }
-            }
+            transaction.outputs.extend(match self.intake.take(record, &self.metrics) {
+                Some(Taken::Message(message)) => Some(self.publisher.inbox(&self.settings, &message)),
+                Some(Taken::Output(output)) => Some(output),
+                None => None,
+            });
             return Ok(());
         }
         let Some(partition) = self.partitions.get_mut(&record.partition) else {
@@ -251,19 +258,21 @@ impl Processor {
     fn revoked(&mut self) {
         self.partitions.clear();
         self.positions.clear();
-        self.metrics.forget_partitions();
+        self.publisher.forget();
     }
 
     fn restore(&mut self, id: u32) -> Result<(), ProcessorError> {
         let mut store = self.stores.open("state", id)?;
         let metrics = &self.metrics;
-        let end = restore(self.bus.as_ref(), &self.settings.topics.state(), id, store.as_mut(), (self.now)(), |remaining| {
-            metrics.restoring(id, remaining);
-        })?;
+        let end =
+            restore(self.bus.as_ref(), &self.settings.topics.state(), id, store.as_mut(), (self.now)(), |remaining| {
+                metrics.restore_remaining_records.of([&id.to_string()]).set(remaining);
+            })?;
         let bundles = &mut self.bundles;
-        let partition = Partition::open(PartitionId(id), self.settings.inbox_partitions, store, &self.bundle, |hash| {
-            bundles.get(hash).map_err(ProcessorError::from)
-        })?;
+        let partition =
+            Partition::open(PartitionId(id), self.settings.inbox_partitions, store, &self.bundle, |hash| {
+                bundles.get(hash).map_err(ProcessorError::from)
+            })?;
         self.publisher.restored(&partition)?;
         self.partitions.insert(id, partition);
         self.positions.insert(id, end);
