@@ -17,13 +17,8 @@ pub use outputs::Publisher;
 pub use processor::{Processor, ProcessorError, ProcessorSettings, Turn};
 pub use restore::{RestoreError, STALE_AFTER, restore};
 
-use crate::model::Timestamp;
+use crate::bus::embedded::Clock;
 use std::sync::Arc;
 
 /// Where the time comes from: the wall clock, or the simulator's.
-pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// The wall clock.
-pub fn wall_clock() -> Now {
-    Arc::new(|| Timestamp(jiff::Timestamp::now().as_millisecond()))
-}
+pub type Now = Arc<dyn Clock>;

@@ -136,7 +136,7 @@ impl Processor {
         let mut transaction = Transaction::default();
         let mut emitted = Emitted::default();
         let count = records.len();
-        let wall = (self.now)();
+        let wall = self.now.now();
         for partition in self.partitions.values_mut() {
             partition.tick(wall);
         }
@@ -265,7 +265,7 @@ impl Processor {
         let mut store = self.stores.open("state", id)?;
         let metrics = &self.metrics;
         let end =
-            restore(self.bus.as_ref(), &self.settings.topics.state(), id, store.as_mut(), (self.now)(), |remaining| {
+            restore(self.bus.as_ref(), &self.settings.topics.state(), id, store.as_mut(), self.now.now(), |remaining| {
                 metrics.restore_remaining_records.of([&id.to_string()]).set(remaining);
             })?;
         let bundles = &mut self.bundles;
@@ -280,7 +280,7 @@ impl Processor {
     }
 
     fn until_next_timer(&self, wait: Duration) -> Result<Duration, ProcessorError> {
-        let now = (self.now)();
+        let now = self.now.now();
         let mut wait = wait;
         for partition in self.partitions.values() {
             if partition.is_sweeping() {
@@ -296,7 +296,7 @@ impl Processor {
     fn touch(&mut self) -> Result<(), ProcessorError> {
         if self.touched.elapsed() >= TOUCH_EVERY {
             self.touched = Instant::now();
-            let now = (self.now)();
+            let now = self.now.now();
             for partition in self.partitions.values_mut() {
                 partition.store.touch(now)?;
             }

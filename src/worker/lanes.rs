@@ -181,7 +181,7 @@ impl LaneLoop {
             }
             Poll::Batch(records) => records,
         };
-        let now = (self.now)();
+        let now = self.now.now();
         let mut work = Work::default();
         self.finish(&mut work, now)?;
         for record in records {
@@ -440,7 +440,7 @@ impl LaneLoop {
         let target = &self.settings.target;
         let mut store = self.stores.open(&format!("lanes.{target}"), id)?;
         let changelog = self.settings.topics.lanes(target);
-        let position = restore(self.bus.as_ref(), &changelog, id, store.as_mut(), (self.now)(), |_| {})?;
+        let position = restore(self.bus.as_ref(), &changelog, id, store.as_mut(), self.now.now(), |_| {})?;
         let mut partition = LanePartition { store, position, active: BTreeMap::new(), queue: BTreeSet::new() };
         let mut from = Vec::new();
         loop {
@@ -469,7 +469,7 @@ impl LaneLoop {
 
     /// How long until something is to be done, at most `wait`.
     fn until_due(&self, wait: Duration) -> Duration {
-        let now = (self.now)();
+        let now = self.now.now();
         let mut wait = wait;
         if self.in_flight.len() < self.settings.concurrency {
             for partition in self.partitions.values() {

@@ -3,7 +3,7 @@
 use crate::random::Random;
 use crate::story::{self, Story, TARGETS};
 use crate::target::SimTarget;
-use lockstep::bus::embedded::EmbeddedBus;
+use lockstep::bus::embedded::{Clock, EmbeddedBus, VirtualClock};
 use lockstep::bus::topics::{self, Wishes};
 use lockstep::bus::{Bus, Outgoing};
 use lockstep::codec::public::Encoder;
@@ -19,7 +19,6 @@ use lockstep::telemetry::Metrics;
 use lockstep::worker::{Completion, LaneLoop, LaneSettings, Newest, StartedCall, make};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 const PARTITIONS: u32 = 3;
@@ -71,7 +70,7 @@ pub struct World {
     pub bus: Arc<dyn Bus>,
     pub topics: TopicNames,
     pub counted: Counted,
-    clock: Arc<AtomicI64>,
+    clock: VirtualClock,
     now: Now,
     stores: MemoryStores,
     random: Random,
@@ -84,9 +83,8 @@ pub struct World {
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let clock = Arc::new(AtomicI64::new(1_700_000_000_000));
-        let ticking = Arc::clone(&clock);
-        let now: Now = Arc::new(move || Timestamp(ticking.load(Ordering::Relaxed)));
+        let clock = VirtualClock::at(Timestamp(1_700_000_000_000));
+        let now: Now = Arc::new(clock.clone());
         let topics = TopicNames::new("lockstep.");
         let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(Arc::clone(&now)));
         let targets: Vec<TargetName> = TARGETS.map(TargetName::from).to_vec();
@@ -145,7 +143,7 @@ impl World {
     /// What a run left behind, to compare with another's.
     pub fn trace(&self) -> String {
         let logs: Vec<_> = self.targets.values().map(|target| target.contents.lock().unwrap().log.clone()).collect();
-        format!("{logs:?} {:?} {}", self.counted, (self.now)())
+        format!("{logs:?} {:?} {}", self.counted, self.clock.now())
     }
 
     fn one_thing(&mut self, old_disk: &lockstep::store::memory::MemorySnapshot) {
@@ -169,7 +167,7 @@ impl World {
     }
 
     fn pass(&self, milliseconds: i64) {
-        self.clock.fetch_add(milliseconds, Ordering::Relaxed);
+        self.clock.set(Timestamp(self.clock.now().0 + milliseconds));
     }
 
     fn tell(&mut self) {
@@ -252,7 +250,7 @@ impl World {
             self.workers.get_mut(target).expect("a target of the story").lanes = Some(lanes);
         }
         self.arrivals(target);
-        let now = (self.now)();
+        let now = self.clock.now();
         let worker = self.workers.get_mut(target).expect("a target of the story");
         let ended = std::mem::take(&mut worker.ended);
         let lanes = worker.lanes.as_mut().expect("just started");
@@ -273,7 +271,7 @@ impl World {
 
     /// Calls whose time has come reach the target, and their answers the worker, if it is still there.
     fn arrivals(&mut self, target: &'static str) {
-        let now = (self.now)();
+        let now = self.clock.now();
         let connector = Arc::clone(&self.targets[target]);
         let worker = self.workers.get_mut(target).expect("a target of the story");
         let mut waiting = Vec::new();
