@@ -264,10 +264,16 @@ impl Processor {
     fn restore(&mut self, id: u32) -> Result<(), ProcessorError> {
         let mut store = self.stores.open("state", id)?;
         let metrics = &self.metrics;
-        let end =
-            restore(self.bus.as_ref(), &self.settings.topics.state(), id, store.as_mut(), self.now.now(), |remaining| {
+        let end = restore(
+            self.bus.as_ref(),
+            &self.settings.topics.state(),
+            id,
+            store.as_mut(),
+            self.now.now(),
+            |remaining| {
                 metrics.restore_remaining_records.of([&id.to_string()]).set(remaining);
-            })?;
+            },
+        )?;
         let bundles = &mut self.bundles;
         let partition =
             Partition::open(PartitionId(id), self.settings.inbox_partitions, store, &self.bundle, |hash| {
