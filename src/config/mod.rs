@@ -83,3 +83,20 @@ fn unknown_tenants(installation: &Installation, bundle: &Bundle) -> Vec<Diagnost
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_quickstart_loads_and_its_tests_pass() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart");
+        let config = Config::load(&dir).unwrap_or_else(|error| panic!("{error}"));
+        let reports = config.bundle.run_tests();
+        assert!(
+            reports.len() > 10 && reports.iter().all(|report| report.passed()),
+            "{}",
+            crate::rules::example::render(&reports)
+        );
+    }
+}
