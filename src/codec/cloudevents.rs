@@ -57,13 +57,13 @@ pub fn header<'a>(headers: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a st
     std::str::from_utf8(value).ok()
 }
 
-/// An attribute of an event in binary mode.
-pub fn attribute<'a>(headers: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str> {
-    let (_, value) = headers
-        .iter()
-        .rev()
-        .find(|(header, _)| header.get(..3).is_some_and(|p| p.eq_ignore_ascii_case(PREFIX)) && &header[3..] == name)?;
-    std::str::from_utf8(value).ok()
+/// The attributes of an event in binary mode, by name. Those that are not UTF-8 are left out.
+pub fn attributes(headers: &[(String, Vec<u8>)]) -> serde_json::Map<String, serde_json::Value> {
+    let attribute = |(header, value): &(String, Vec<u8>)| {
+        let name = header.split_at_checked(PREFIX.len()).filter(|(start, _)| start.eq_ignore_ascii_case(PREFIX))?.1;
+        Some((name.to_owned(), std::str::from_utf8(value).ok()?.into()))
+    };
+    headers.iter().filter_map(attribute).collect()
 }
 
 /// Whether the record's value is the whole event.
@@ -121,9 +121,7 @@ mod tests {
             ("ce_time".to_owned(), vec![0xff]),
         ];
         assert!(is_structured(&headers));
-        assert_eq!(attribute(&headers, "id"), Some("2"));
-        assert_eq!(attribute(&headers, "time"), None);
-        assert_eq!(attribute(&headers, "type"), None);
+        assert_eq!(serde_json::to_string(&attributes(&headers)).unwrap(), r#"{"id":"2"}"#);
         assert!(!is_structured(&[]));
     }
 }

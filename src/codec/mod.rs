@@ -12,3 +12,4 @@ mod document;
 pub mod public;
 pub mod registry;
 pub mod schemas;
+pub mod source;

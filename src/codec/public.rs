@@ -15,23 +15,16 @@ use super::registry::{Registry, RegistryError};
 use super::schemas::Document;
 use crate::model::envelope::seal;
 use crate::model::{Alert, Command, DeadLetter, Decision, Operation, ResultEvent};
+use crate::rules::PublicFormat;
 use apache_avro::writer::datum::GenericDatumWriter;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use uuid::Uuid;
 
 /// The namespace of the CloudEvents ids that are made from an event's content.
 const EVENT_IDS: Uuid = Uuid::from_u128(0x3b0f_8d52_9a5e_4c1b_8f57_6576_656e_7473);
-
-/// How a record of a public topic is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    Json,
-    Avro,
-}
 
 /// A record's value and headers; its key is for the writer to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,10 +95,12 @@ impl PublicCodec {
 
     /// # Errors
     /// With Avro and a registry only, when the topic was not prepared and the registry can't be asked.
-    pub fn encode<T: Public>(&self, format: Format, topic: &str, value: &T) -> Result<Encoded, PublicError> {
+    pub fn encode<T: Public>(&self, format: PublicFormat, topic: &str, value: &T) -> Result<Encoded, PublicError> {
         let (value_bytes, content_type) = match format {
-            Format::Json => (serde_json::to_vec(&value.shape()).expect("a document is valid JSON"), cloudevents::JSON),
-            Format::Avro => (self.encode_avro(topic, value)?, cloudevents::AVRO),
+            PublicFormat::Json => {
+                (serde_json::to_vec(&value.shape()).expect("a document is valid JSON"), cloudevents::JSON)
+            }
+            PublicFormat::Avro => (self.encode_avro(topic, value)?, cloudevents::AVRO),
         };
         Ok(Encoded { value: value_bytes, headers: cloudevents::headers(&value.attributes(), content_type) })
     }

@@ -1,8 +1,9 @@
 //! A client of a schema registry that speaks Confluent's API (Confluent, Karapace, Apicurio's `ccompat/v7`).
 //!
-//! Subjects are named by topic (TopicNameStrategy): `<topic>-value`. A subject that Lockstep registers first, and whose
-//! compatibility nobody has set, is set to FULL_TRANSITIVE: dead letters and decisions are kept over many releases, and workers
-//! of other teams are updated on a day of their own, so every schema must go with every former one, both ways round.
+//! Subjects are named by topic (TopicNameStrategy): `<topic>-value`. A subject that Lockstep is the first to register is set
+//! to FULL_TRANSITIVE: dead letters and decisions are kept over many releases, and workers of other teams are updated on a day
+//! of their own, so every schema must go with every former one, both ways round. One that is there already is left as its
+//! owner has set it.
 //!
 //! Calls block, on any thread: they are made by one thread of this client's own, so that neither a plain thread nor a task of
 //! a runtime ever drives a runtime itself. Schemas are cached; a cache that is full is emptied and fills again by need.
@@ -126,8 +127,11 @@ impl Registry {
             return Ok(*id);
         }
         let subject = format!("{topic}-value");
+        let new = self.is_new(&subject)?;
         let id = self.register(&subject, schema)?;
-        self.protect(&subject);
+        if new {
+            self.protect(&subject);
+        }
         let mut topics = lock(&self.by_topic);
         if topics.len() >= MOST_TOPICS {
             topics.clear();
@@ -199,15 +203,21 @@ impl Registry {
         WriterSchema::parse(&found.schema).map(Arc::new).map_err(unusable)
     }
 
-    /// Sets the subject's compatibility where nobody has. Only a safeguard: what can't be set is said, and no more.
+    fn is_new(&self, subject: &str) -> Result<bool, RegistryError> {
+        let doing = format!("look for subject {subject}");
+        let answer = self.call(&doing, Method::GET, format!("/subjects/{}/versions", encoded(subject)), None)?;
+        match answer.status {
+            200 => Ok(false),
+            404 => Ok(true),
+            _ => Err(self.failed(doing, &answer)),
+        }
+    }
+
+    /// Only a safeguard: where it can't be set that is said, and no more.
     fn protect(&self, subject: &str) {
         let path = format!("/config/{}", encoded(subject));
         let doing = format!("set the compatibility of subject {subject}");
-        let done = self.call(&doing, Method::GET, path.clone(), None).and_then(|answer| match answer.status {
-            404 => self.call(&doing, Method::PUT, path, Some(json!({"compatibility": COMPATIBILITY}))),
-            _ => Ok(answer),
-        });
-        match done {
+        match self.call(&doing, Method::PUT, path, Some(json!({"compatibility": COMPATIBILITY}))) {
             Ok(answer) if answer.status == 200 => {}
             Ok(answer) => tracing::warn!(subject, "{}", self.failed(doing, &answer)),
             Err(error) => tracing::warn!(subject, "{error}"),

@@ -55,7 +55,7 @@ fn command() -> Command {
 
 #[test]
 fn a_command_in_json_is_as_documented() {
-    let encoded = codec().encode(Format::Json, "lockstep.commands.directory", &command()).unwrap();
+    let encoded = codec().encode(PublicFormat::Json, "lockstep.commands.directory", &command()).unwrap();
     let expected = r#"{"idempotency_key":"9f0c@7","tenant":"acme","target":"directory","account":"9f0c","identity":"77aa","intent":"default","routing_key":"acme/1001","external_id":null,"generation":7,"op":"disable","desired":{"active":false,"attributes":{"level":3,"mails":["a@example.com",true],"manager":null,"ratio":1.0,"userName":"ada"},"entitlements":{"mode":"authoritative","groups":["eng"],"universe":["eng","vpn"]}},"revoked":["vpn"],"match_on":"userName","deadline":1795416165000,"deprovision":{"effective":1795416164000,"deadline":1795416165000},"issued":1795416164598,"cause":{"event":"e-1","source":"hr","time":1795416164000,"bundle":"abcd","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}"#;
     assert_eq!(String::from_utf8(encoded.value).unwrap(), expected);
     let header = |name| cloudevents::header(&encoded.headers, name);
@@ -95,14 +95,14 @@ fn a_list_within_a_list_is_its_json_text_in_avro_and_itself_in_json() {
     let inner = Value::List(vec![Value::Int(1), "x".into()]);
     given.desired.attributes = Attributes::from([("deep", Value::List(vec![inner.clone()]))]);
     let read = |format| -> Command { codec().decode(&codec().encode(format, "t", &given).unwrap().value).unwrap() };
-    assert_eq!(read(Format::Json), given);
-    assert_eq!(read(Format::Avro).desired.attributes["deep"], Value::List(vec![r#"[1,"x"]"#.into()]));
+    assert_eq!(read(PublicFormat::Json), given);
+    assert_eq!(read(PublicFormat::Avro).desired.attributes["deep"], Value::List(vec![r#"[1,"x"]"#.into()]));
 }
 
 #[test]
 fn what_no_reader_should_take_is_refused_without_quoting_it() {
-    let json = String::from_utf8(codec().encode(Format::Json, "t", &command()).unwrap().value).unwrap();
-    let avro = codec().encode(Format::Avro, "t", &command()).unwrap().value;
+    let json = String::from_utf8(codec().encode(PublicFormat::Json, "t", &command()).unwrap().value).unwrap();
+    let avro = codec().encode(PublicFormat::Avro, "t", &command()).unwrap().value;
     let mut other_writer = avro.clone();
     other_writer[2] ^= 0xff;
     let longer = [avro.clone(), vec![0]].concat();
@@ -165,7 +165,7 @@ fn rewritten<T: Public>(value: &T, schema: &str) -> T {
     use apache_avro::types::Value;
     let writer = WriterSchema::parse(schema).unwrap();
     assert_ne!(writer.fingerprint(), T::DOCUMENT.schema().fingerprint());
-    let ours = codec().encode(Format::Avro, "t", value).unwrap().value;
+    let ours = codec().encode(PublicFormat::Avro, "t", value).unwrap().value;
     let Value::Record(mut fields) = T::DOCUMENT.schema().read_value(&ours[10..]).unwrap() else { panic!("a record") };
     let apache_avro::Schema::Record(record) = writer.schema() else { panic!("a record") };
     let theirs = record.fields.iter().map(|field| match fields.iter_mut().find(|(name, _)| *name == field.name) {
@@ -345,7 +345,7 @@ prop_compose! {
 }
 
 fn round_trips<T: Public + PartialEq + std::fmt::Debug>(value: &T) -> Result<(), TestCaseError> {
-    for format in [Format::Json, Format::Avro] {
+    for format in [PublicFormat::Json, PublicFormat::Avro] {
         let encoded = codec().encode(format, "t", value).unwrap();
         prop_assert_eq!(&codec().decode::<T>(&encoded.value).unwrap(), value, "{:?}", format);
         prop_assert_eq!(encoded, codec().encode(format, "t", value).unwrap(), "the same again");
