@@ -1,3 +1,6 @@
 //! Contract suites: one list of tests a trait, run against every implementation.
 
 mod bus;
+mod bus_embedded;
+mod killed;
+mod store;
