@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-struct EmbeddedBed {
+pub struct EmbeddedBed {
     bus: EmbeddedBus,
     /// Removed with the bed.
     _data: Option<tempfile::TempDir>,
@@ -106,6 +106,31 @@ fn a_bus_that_syncs_every_commit_does_what_the_other_does() {
     bus.append(vec![record("in", "k", "v")]).unwrap();
     bus.sync().unwrap();
     assert_eq!(values(&read_all(&bus, "in")), ["v"]);
+}
+
+#[test]
+fn a_bus_whose_last_commits_were_torn_goes_on_with_those_before() {
+    let data = tempfile::tempdir().unwrap();
+    let bus = open(data.path());
+    bus.create(&[spec("in", 1, &[])]).unwrap();
+    for n in 0..100 {
+        bus.append(vec![record("in", "k", &format!("{n:0>500}"))]).unwrap();
+    }
+    drop(bus);
+    // A page of zeros near the end, as if the power had failed before it was written.
+    let journal = data.path().join("bus/0.jnl");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    let written = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[written - 5000..written - 4700].fill(0);
+    std::fs::write(&journal, bytes).unwrap();
+
+    let bus = open(data.path());
+    let numbers: Vec<usize> = values(&read_all(&bus, "in")).iter().map(|value| value.parse().unwrap()).collect();
+    assert!((85..100).contains(&numbers.len()) && numbers.iter().copied().eq(0..numbers.len()), "{numbers:?}");
+    assert_eq!(bus.ends("in", 0).unwrap().end, i64::try_from(numbers.len()).unwrap());
+    bus.append(vec![record("in", "k", "1000")]).unwrap();
+    drop(bus);
+    assert_eq!(read_all(&open(data.path()), "in").len(), numbers.len() + 1);
 }
 
 /// Copies numbers from `in` to two partitions of `out` and a compacted changelog, until it is killed.

@@ -283,16 +283,92 @@ fn a_disk_in_use_is_refused_by_the_name_of_its_user() {
     disk(data.path());
 }
 
+/// Something that happens to the files of a disk.
+type Damage = fn(&Path);
+
 #[test]
 fn a_damaged_disk_is_set_aside_and_begun_anew() {
-    let data = tempfile::tempdir().unwrap();
-    for _ in 0..2 {
-        disk(data.path()).open("state", 0).unwrap().apply(&[put(b"a", "1")], 5).unwrap();
-        std::fs::write(data.path().join("state/version"), b"not a version of fjall").unwrap();
-        let store = disk(data.path()).open("state", 0).unwrap();
-        assert_eq!((store.position().unwrap(), store.get(b"a").unwrap()), (None, None));
-        assert!(data.path().join("state.damaged/version").exists(), "the damaged one is kept to be looked at");
+    let damages: [(&str, Damage); 3] = [
+        ("its version is not one", |folder| std::fs::write(folder.join("version"), b"not a version").unwrap()),
+        ("one of its tables is cut", |folder| cut(&folder.join("keyspaces/1/tables"))),
+        ("its list of tables is cut", |folder| cut(&folder.join("keyspaces/1"))),
+    ];
+    for (what, damage) in damages {
+        let data = tempfile::tempdir().unwrap();
+        let stores = disk(data.path());
+        let mut store = stores.open("state", 0).unwrap();
+        for n in 0..400_u32 {
+            store.apply(&[put(&n.to_be_bytes(), &"x".repeat(10_000))], 5).unwrap();
+        }
+        drop((store, stores));
+        damage(&data.path().join("state"));
+        let stores = disk(data.path());
+        let mut store = stores.open("state", 0).unwrap();
+        assert_eq!((store.position().unwrap(), keys(&*store, b"", b"", 10)), (None, vec![]), "{what}");
+        assert!(data.path().join("state.damaged").exists(), "{what}: the damaged one is kept to be looked at");
+        store.apply(&[put(b"a", "1")], 6).unwrap();
+        drop((store, stores));
+        assert_eq!(disk(data.path()).open("state", 0).unwrap().position().unwrap(), Some(6), "{what}");
     }
+}
+
+#[test]
+fn a_disk_that_lost_the_end_of_its_journal_holds_an_earlier_state_or_none() {
+    for at in [200, 30_000, 200_000, 399_000] {
+        for size in [300, 10_000] {
+            let data = tempfile::tempdir().unwrap();
+            let stores = disk(data.path());
+            let mut store = stores.open("state", 0).unwrap();
+            for n in 0..300_u32 {
+                let row = put(&n.to_be_bytes(), &"x".repeat(size));
+                store.apply(&[row, timer(&[b"t", &n.to_be_bytes()[..]].concat(), 5)], i64::from(n) + 1).unwrap();
+            }
+            drop((store, stores));
+            overwrite(&data.path().join("state/0.jnl"), at, &[0; 9000]);
+            let stores = disk(data.path());
+            let store = stores.open("state", 0).unwrap();
+            let position = usize::try_from(store.position().unwrap().unwrap_or(0)).unwrap();
+            assert_eq!(keys(&*store, b"\0", b"", 1000).len(), position, "{size} bytes, damaged at {at}");
+            assert_eq!(timers(&*store, 5, 1000).len(), position, "{size} bytes, damaged at {at}");
+        }
+    }
+}
+
+#[test]
+fn damage_that_shows_while_it_runs_is_remembered_for_the_next_start() {
+    let data = tempfile::tempdir().unwrap();
+    let stores = disk(data.path());
+    let mut store = stores.open("state", 0).unwrap();
+    for n in 0..400_u32 {
+        store.apply(&[put(&n.to_be_bytes(), &format!("{n}").repeat(5000))], 5).unwrap();
+    }
+    drop((store, stores));
+    for table in std::fs::read_dir(data.path().join("state/keyspaces/1/tables")).unwrap() {
+        overwrite(&table.unwrap().path(), 100, &[0x5a; 5000]);
+    }
+    let stores = disk(data.path());
+    let store = stores.open("state", 0).unwrap();
+    assert_eq!(store.position().unwrap(), Some(5), "what is damaged has not been read yet");
+    let read = (0..400_u32).map(|n| store.get(&n.to_be_bytes())).find(Result::is_err);
+    assert!(matches!(read, Some(Err(StoreError::Damaged { .. }))), "{read:?}");
+    drop((store, stores));
+    assert_eq!(disk(data.path()).open("state", 0).unwrap().position().unwrap(), None);
+}
+
+fn overwrite(file: &Path, at: u64, bytes: &[u8]) {
+    use std::io::{Seek as _, SeekFrom, Write as _};
+    let mut file = std::fs::File::options().write(true).open(file).unwrap();
+    file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(bytes)).unwrap();
+}
+
+/// Cuts the files of a folder to half of what they were.
+fn cut(folder: &Path) {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let count = files
+        .map(|path| std::fs::File::options().write(true).open(path).unwrap())
+        .map(|file| file.set_len(file.metadata().unwrap().len() / 2).unwrap())
+        .count();
+    assert!(count > 0, "there was nothing to cut in {}", folder.display());
 }
 
 #[test]
