@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// One value of the inbox topic.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are messages")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum InboxRecord {
     /// For one entity of this partition.
@@ -72,9 +73,9 @@ pub enum Body {
         epoch: u64,
         holders: Vec<Address>,
     },
-    /// The record id is known under another route: this record has moved there.
-    Rerouted {
-        to: RoutingKey,
+    /// A Route's answer to `Claim`, or its word that the record id has moved to another route.
+    Routed {
+        verdict: RouteVerdict,
     },
 
     // to an Index
@@ -96,7 +97,8 @@ pub enum Body {
     // to a Route
     Claim {
         record: Address,
-        order: Option<i64>,
+        /// An anchor's record can't move: its identity, with all its accounts, lives by its routing key.
+        movable: bool,
     },
 
     // to an Identity
@@ -105,13 +107,14 @@ pub enum Body {
         record: RecordId,
         attributes: Attributes,
         time: Timestamp,
-        anchor: bool,
+        /// The record's own route: after a move, what the old one still says is not heard.
+        route: RoutingKey,
     },
     RecordGone {
         source: SourceName,
         record: RecordId,
         time: Timestamp,
-        anchor: bool,
+        route: RoutingKey,
     },
     /// The Guard's answer. `epoch` is that of the request.
     Permit {
@@ -143,11 +146,23 @@ pub enum Body {
     // to any entity, from its own timers; never through the inbox
     Timer {
         name: String,
+        due: Timestamp,
     },
     /// Go on with what a bounded step left over.
     Continue {
         job: String,
         cursor: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RouteVerdict {
+    Granted,
+    /// The record id now comes by this route: what was told of it under the old one is void.
+    MovedTo(RoutingKey),
+    /// Another route holds the record id and can't give it up.
+    Disputed {
+        holder: RoutingKey,
     },
 }
 

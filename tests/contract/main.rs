@@ -1,0 +1,3 @@
+//! Contract suites: one list of tests a trait, run against every implementation.
+
+mod bus;
