@@ -20,7 +20,8 @@ pub use status::{liveness, readiness};
 pub use token::{Token, TokenError};
 
 use crate::bus::Bus;
-use crate::model::{SourceName, TenantId, TopicNames};
+use crate::model::topic::TopicNames;
+use crate::model::{SourceName, TenantId};
 use crate::telemetry::{Health, Metrics};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -86,8 +87,7 @@ pub async fn listen(address: &str) -> Result<TcpListener, ApiError> {
 pub fn router(parts: Parts) -> Router {
     let Parts { bus, topics, tenants, sources, event_bytes, token, model, metrics, health } = parts;
     let appends = Arc::new(Semaphore::new(event::APPENDS));
-    let api =
-        Arc::new(Api { bus, topics, tenants, sources, event_bytes, token, model, metrics, health, appends });
+    let api = Arc::new(Api { bus, topics, tenants, sources, event_bytes, token, model, metrics, health, appends });
     let events = Router::new()
         .route("/v1/events/{source}", post(event::post))
         .layer(DefaultBodyLimit::max(event::request_bytes(event_bytes)));
@@ -119,7 +119,8 @@ pub fn router(parts: Parts) -> Router {
 
 /// `/metrics`, `/healthz` and `/readyz` alone: for processes without an api.
 pub fn status_router(metrics: Arc<Metrics>, health: Health) -> Router {
-    let rendered = move || async move { ([(header::CONTENT_TYPE, crate::telemetry::metrics::CONTENT_TYPE)], metrics.render()) };
+    let rendered =
+        move || async move { ([(header::CONTENT_TYPE, crate::telemetry::metrics::CONTENT_TYPE)], metrics.render()) };
     let live = health.clone();
     Router::new()
         .route("/metrics", get(rendered))
@@ -176,3 +177,5 @@ async fn wrong_method(request: Request) -> Refusal {
     )
 }
 
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,8 @@
 
 use crate::bus::{Bus, BusError, Incoming, Reader};
 use crate::entity::{AccountRow, key};
-use crate::model::{AccountId, DeadLetter, EntityKey, ResultEvent, TargetName, TopicNames, envelope};
+use crate::model::topic::TopicNames;
+use crate::model::{AccountId, DeadLetter, EntityKey, ResultEvent, TargetName, envelope};
 use crate::telemetry::{Condition, Health};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -82,10 +83,7 @@ impl ReadModel {
         health: &Health,
         cancel: CancellationToken,
     ) -> std::io::Result<JoinHandle<()>> {
-        let mut contents = BTreeMap::from([
-            (topics.state(), Content::State),
-            (topics.results(), Content::Results),
-        ]);
+        let mut contents = BTreeMap::from([(topics.state(), Content::State), (topics.results(), Content::Results)]);
         for target in targets {
             contents.insert(topics.dead_letters(target), Content::DeadLetters(target.clone()));
         }
@@ -93,7 +91,8 @@ impl ReadModel {
         let model = Arc::clone(self);
         std::thread::Builder::new().name("read-model".to_owned()).spawn(move || {
             let mut pause = PAUSE_FIRST;
-            let mut tail = Tail { model, contents, decode, next: BTreeMap::new(), goals: BTreeMap::new(), unreadable: 0 };
+            let mut tail =
+                Tail { model, contents, decode, next: BTreeMap::new(), goals: BTreeMap::new(), unreadable: 0 };
             while !cancel.is_cancelled() {
                 let began = Instant::now();
                 let Err(error) = tail.run(bus.as_ref(), &cancel, &heartbeat) else { return };
@@ -292,7 +291,9 @@ impl Tail {
                 left => behind += left,
             }
         }
-        reached.iter().for_each(|place| drop(self.goals.remove(place)));
+        for place in reached {
+            self.goals.remove(&place);
+        }
         if behind > 0 {
             self.model.not_caught_up(&format!("{behind} records behind"));
         }

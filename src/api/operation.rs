@@ -36,10 +36,7 @@ pub(super) async fn reject(State(api): State<Arc<Api>>, Path(tenant): Path<Strin
     guard(&api, tenant, &body, |target, account| Action::GuardReject { target, account }).await
 }
 
-pub(super) async fn redrive(
-    State(api): State<Arc<Api>>,
-    Path((target, account)): Path<(String, String)>,
-) -> Answer {
+pub(super) async fn redrive(State(api): State<Arc<Api>>, Path((target, account)): Path<(String, String)>) -> Answer {
     dead_letter(&api, target, account, |target, account, identity, routing_key| Action::Redrive {
         target,
         account,
@@ -76,7 +73,10 @@ async fn guard(
     let scope: Scope = match body.trim_ascii() {
         b"" => Scope::default(),
         text => serde_json::from_slice(text).map_err(|error| {
-            Refusal::bad_request(format!("the body can't be read: {error}"), "send {\"target\": …}, {\"account\": …} or {\"all\": true}")
+            Refusal::bad_request(
+                format!("the body can't be read: {error}"),
+                "send {\"target\": …}, {\"account\": …} or {\"all\": true}",
+            )
         })?,
     };
     if !scope.all && scope.target.is_none() && scope.account.is_none() {
