@@ -15,6 +15,9 @@ pub struct SourceRules {
     pub name: SourceName,
     pub topics: Vec<String>,
     pub tenant: TenantRule,
+    /// The file that declares it, and where in it the tenant stands: for checks against lockstep.yaml.
+    pub file: String,
+    pub tenant_place: Place,
     pub format: SourceFormat,
     pub event: EventRules,
     pub record: RecordRules,
@@ -196,6 +199,7 @@ impl SourceDraft {
         let name = fields.need_text("source", "source: hr").and_then(|name| checked_name(page, name));
         let topics = topics(fields);
         let tenant = tenant(fields);
+        let tenant_place = fields.get("tenant").map_or(fields.place(), |node| node.place);
         let format = fields.get("format").and_then(|node| {
             page.choice(
                 node,
@@ -235,6 +239,8 @@ impl SourceDraft {
             name: SourceName::new(name.value.clone()),
             topics: topics?,
             tenant: tenant?,
+            file: page.file.path.clone(),
+            tenant_place,
             format,
             event: event?,
             record: record?,
