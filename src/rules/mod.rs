@@ -35,7 +35,7 @@ pub use kind::{KindRules, Origin};
 pub use lifecycle::{LastDay, Lifecycle, Phase};
 pub use source::{
     AttributeRule, AttributeType, EventMeaning, EventPath, EventRules, RecordRules, SourceFormat, SourceRules,
-    TenantRule, TopicPattern,
+    TenantRule, Tombstones, TopicPattern,
 };
 pub use target::{LeaverRules, PublicFormat, TargetRules};
 

@@ -74,6 +74,20 @@ pub struct RecordRules {
     pub partial: bool,
     /// With `partial`: a null removes the attribute.
     pub null_removes: bool,
+    /// What a record of the topic that has a key and no value means.
+    pub tombstones: Tombstones,
+}
+
+/// By convention a tombstone of a compacted topic says that its key is gone; but a topic's key need not be the record's id,
+/// and access is not taken away on a convention: a source has to say so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tombstones {
+    /// Bad input.
+    #[default]
+    Reject,
+    /// The key, as text, is the id of a record that is gone.
+    Remove,
+    Ignore,
 }
 
 #[derive(Clone, Debug)]
@@ -174,18 +188,13 @@ impl SourceFormat {
                 kinds: &[],
                 record: Some("subject"),
             },
-            // What `lockstep poll keycloak` writes: the admin event's head, and the user as read.
+            // What `lockstep poll keycloak` writes: the admin event's id and time, and the whole user as read after it.
             Self::Keycloak => Preset {
                 id: Some("id"),
                 time: Some("time"),
-                order: Some("time"),
-                kind: Some("operationType"),
-                kinds: &[
-                    ("CREATE", EventMeaning::Upsert),
-                    ("UPDATE", EventMeaning::Upsert),
-                    ("ACTION", EventMeaning::Upsert),
-                    ("DELETE", EventMeaning::Remove),
-                ],
+                order: Some("order"),
+                kind: Some("type"),
+                kinds: &[("user.upserted", EventMeaning::Upsert), ("user.deleted", EventMeaning::Remove)],
                 record: Some("user.id"),
             },
         }
@@ -392,7 +401,7 @@ fn record(fields: &mut Fields<'_>, preset: &Preset) -> Option<RecordRules> {
     };
     let own = preset.record.and_then(EventPath::new);
     let Some(mut rule) = node.and_then(|node| page.fields(node)) else {
-        return own.map(|id| RecordRules { id, partial: false, null_removes: false });
+        return own.map(|id| RecordRules { id, partial: false, null_removes: false, tombstones: Tombstones::Reject });
     };
     let id = match own {
         Some(own) => rule.get("id").map_or(Some(own), |node| path(page, node)),
@@ -405,8 +414,10 @@ fn record(fields: &mut Fields<'_>, preset: &Preset) -> Option<RecordRules> {
         let help = "add `partial: true`, or remove this: without it an event is the whole record".to_owned();
         page.problem(place, "`null_removes` has a meaning with `partial: true` only", help);
     }
+    let words = [("reject", Tombstones::Reject), ("remove", Tombstones::Remove), ("ignore", Tombstones::Ignore)];
+    let tombstones = rule.get("tombstones").and_then(|node| page.choice(node, &words)).unwrap_or_default();
     rule.finish();
-    Some(RecordRules { id: id?, partial, null_removes })
+    Some(RecordRules { id: id?, partial, null_removes, tombstones })
 }
 
 fn attribute(page: &Page<'_>, node: &Node) -> Option<AttributeRule> {
