@@ -1,6 +1,7 @@
 //! What subcommands print to stdout: tables for people, JSON for machines, nothing when the reader is gone.
 
 use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::Value;
 use std::io::{ErrorKind, Write};
 
 /// Writes a line. A reader that has closed the pipe (`| head`) has seen enough: that is no error.
@@ -12,7 +13,7 @@ pub fn line(text: impl AsRef<str>) -> anyhow::Result<()> {
     }
 }
 
-pub fn json(value: &serde_json::Value) -> anyhow::Result<()> {
+pub fn json(value: &Value) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value)?)
 }
 
@@ -33,4 +34,20 @@ pub fn show(table: &Table, when_empty: &str) -> anyhow::Result<()> {
         line(row.trim_end())?;
     }
     Ok(())
+}
+
+/// A JSON value in a cell: text as it is, a list with commas, null as nothing.
+pub fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        // Control characters of a source's data must not steer a terminal.
+        Value::String(text) => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+/// A JSON list in a cell, an item a line.
+pub fn list(value: &Value) -> String {
+    value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join("\n")
 }

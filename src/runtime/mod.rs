@@ -14,6 +14,7 @@ mod restore;
 
 pub use bundles::BundleStore;
 pub use outputs::Publisher;
+pub use partition::Quarantined;
 pub use processor::{Processor, ProcessorError, ProcessorSettings, Turn};
 pub use restore::{RestoreError, STALE_AFTER, restore};
 
