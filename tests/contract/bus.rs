@@ -1,7 +1,10 @@
 //! The contract of `lockstep::bus`, one list of tests for every implementation.
 //!
 //! A test gets a `Bed`: a bus, and what this bus is able to do. It makes its own topics, so tests may run side by side on
-//! one broker. An implementation joins by `contract_suite!(module, ignore = "why", open)`, where `open()` gives its `Bed`.
+//! one broker. An implementation joins by `contract_suite!(module, open, ignore = "why")`, where `open()` gives its `Bed`.
+
+mod embedded;
+mod kafka;
 
 use lockstep::bus::{
     BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, TopicPartition, TopicSpec,
@@ -32,7 +35,7 @@ pub trait Bed {
 
 /// Every test of the contract, as a module of `#[test]`s for one implementation.
 macro_rules! contract_suite {
-    ($module:ident, $(ignore = $why:literal,)? $open:path) => {
+    ($module:ident, $open:path $(, ignore = $why:literal)?) => {
         contract_suite!(@tests $module, [$($why)?], $open,
             outputs_and_offsets_become_visible_together,
             a_commit_of_part_of_a_batch_goes_on_behind_it,
@@ -61,7 +64,8 @@ macro_rules! contract_suite {
     };
     (@tests $module:ident, $why:tt, $open:path, $($test:ident),+) => {
         mod $module {
-            $(crate::bus::contract_suite!(@test $why, $open, $test);)+
+            use super::*;
+            $(contract_suite!(@test $why, $open, $test);)+
         }
     };
     (@test [], $open:path, $test:ident) => {

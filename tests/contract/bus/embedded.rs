@@ -1,6 +1,6 @@
 //! The embedded bus against the contract, on disk and in memory; and what only one that is on disk can show.
 
-use crate::bus::{Bed, contract_suite, next_batch, offsets_after, read_all, record, values, wait_assigned};
+use super::{Bed, contract_suite, next_batch, offsets_after, read_all, record, values, wait_assigned};
 use crate::killed;
 use lockstep::bus::embedded::{EmbeddedBus, EmbeddedOptions, Fsync, WallClock};
 use lockstep::bus::{BatchLimit, Bus, Membership, Outgoing, Poll, Session, TopicSpec, Transaction};
@@ -42,8 +42,8 @@ pub fn in_memory() -> EmbeddedBed {
     EmbeddedBed { bus: EmbeddedBus::memory(Arc::new(WallClock)), _data: None }
 }
 
-contract_suite!(disk, crate::bus_embedded::on_disk);
-contract_suite!(memory, crate::bus_embedded::in_memory);
+contract_suite!(disk, on_disk);
+contract_suite!(memory, in_memory);
 
 fn open(data: &Path) -> EmbeddedBus {
     EmbeddedBus::open(data, &EmbeddedOptions::default()).unwrap()
@@ -167,7 +167,7 @@ fn after_kill_9_every_output_has_its_offset_and_every_offset_its_output() {
         return copy_until_killed(&folder);
     }
     let data = tempfile::tempdir().unwrap();
-    let this = "bus_embedded::after_kill_9_every_output_has_its_offset_and_every_offset_its_output";
+    let this = "bus::embedded::after_kill_9_every_output_has_its_offset_and_every_offset_its_output";
     let mut before = 0;
     for round in 0..6_u32 {
         let acknowledged =
