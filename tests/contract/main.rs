@@ -4,6 +4,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod bus;
-mod bus_embedded;
 mod killed;
 mod store;
