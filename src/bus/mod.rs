@@ -9,6 +9,7 @@
 
 pub mod embedded;
 pub mod kafka;
+pub mod topics;
 
 use crate::model::Timestamp;
 use std::collections::BTreeMap;

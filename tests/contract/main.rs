@@ -1,3 +1,4 @@
 //! Contract suites: one list of tests a trait, run against every implementation.
 
 mod bus;
+mod bus_kafka;
