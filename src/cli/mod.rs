@@ -9,6 +9,7 @@ mod out;
 mod publish;
 pub mod runtime;
 mod token;
+pub mod topics;
 mod version;
 
 pub use failure::{Exit, Failure};
@@ -63,6 +64,8 @@ enum Command {
     Publish(publish::Args),
     /// The token that the HTTP api asks for
     Token(token::Args),
+    /// Kafka's topics: what is missing or wrong, and making them
+    Topics(topics::Args),
     /// What runs
     Version(version::Args),
 }
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
     let outcome = match command {
         Command::Publish(args) => publish::run(&common, args),
         Command::Token(args) => token::run(&common, args),
+        Command::Topics(args) => topics::run(&common, args),
         Command::Version(args) => version::run(args),
     };
     outcome.unwrap_or_else(|error| failure::report(&error))

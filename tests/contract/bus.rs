@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a test waits for what has to happen: several session time-outs of a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a test watches that nothing happens.
 const QUIET: Duration = Duration::from_millis(1500);
-const LIMIT: BatchLimit = BatchLimit { records: 1000, bytes: 1 << 20 };
+pub const LIMIT: BatchLimit = BatchLimit { records: 1000, bytes: 1 << 20 };
 
 /// A bus under test.
 pub trait Bed {
