@@ -1,0 +1,241 @@
+//! lockstep.yaml: the installation itself. Everything else of the config folder is rules.
+//!
+//! Secrets stay references (`${env:NAME}`, `${file:PATH}`); one that is written out is refused, and not shown.
+
+use crate::model::TenantId;
+use crate::model::topic::TopicNames;
+use crate::rules::diagnostic::{Diagnostic, SourceFile};
+use crate::rules::read::{Fields, Page, Placed};
+use crate::rules::yaml;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+#[derive(Clone, Debug)]
+pub struct Installation {
+    pub bus: BusRules,
+    pub topics: TopicNames,
+    /// Fixed at creation: checked at every start.
+    pub inbox_partitions: u32,
+    /// Of every target's commands.
+    pub command_partitions: u32,
+    /// The base url of a schema registry that speaks Confluent's API; unresolved. None: single-object encoding.
+    pub registry: Option<String>,
+    pub listen: SocketAddr,
+    pub log: LogFormat,
+    pub tenants: Vec<TenantId>,
+    /// The largest source event, and the largest body of an HTTP event.
+    pub event_bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+pub enum BusRules {
+    Embedded,
+    Kafka(KafkaRules),
+}
+
+#[derive(Clone, Debug)]
+pub struct KafkaRules {
+    pub bootstrap: String,
+    /// librdkafka's own; values unresolved.
+    pub properties: BTreeMap<String, String>,
+    /// Of the topics that are made; None: the broker's default.
+    pub replicas: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+const PREFIX: &str = "lockstep.";
+/// More partitions than this cost more than they carry: each has its own store and changelog.
+const MOST_PARTITIONS: u64 = 4096;
+const KAFKA_INBOX_PARTITIONS: u32 = 64;
+/// One process on one disk: few partitions, few stores.
+const EMBEDDED_INBOX_PARTITIONS: u32 = 8;
+const COMMAND_PARTITIONS: u32 = 6;
+const EVENT_BYTES: usize = 256 * 1024;
+/// A whole event with its envelope has to fit the broker's `max.message.bytes` (1 MiB by default) several times over.
+const MOST_EVENT_BYTES: u64 = 8 * 1024 * 1024;
+const LEAST_EVENT_BYTES: u64 = 1024;
+
+/// Settings that the guarantees rest on: Lockstep's to set.
+const OWN_PROPERTIES: &[&str] = &[
+    "bootstrap.servers",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "group.id",
+    "group.instance.id",
+    "isolation.level",
+    "partition.assignment.strategy",
+    "partitioner",
+    "transactional.id",
+];
+
+pub fn parse(file: &SourceFile) -> Result<Installation, Vec<Diagnostic>> {
+    let node = yaml::parse(file).map_err(|problem| vec![problem])?;
+    let page = Page::new(file);
+    let installation = page.fields(&node).and_then(read);
+    let problems = page.into_problems();
+    match installation {
+        Some(installation) if problems.is_empty() => Ok(installation),
+        _ => Err(problems),
+    }
+}
+
+fn read(mut fields: Fields<'_>) -> Option<Installation> {
+    let page = fields.page();
+    let (bus, prefix) = match fields.fields("bus") {
+        Some(section) => bus(section),
+        None => (Some(BusRules::Embedded), PREFIX.to_owned()),
+    };
+    let partitions = |fields: &mut Fields<'_>, key| {
+        fields.number(key, 1, MOST_PARTITIONS).and_then(|count| u32::try_from(count).ok())
+    };
+    let inbox = partitions(&mut fields, "inbox_partitions");
+    let commands = partitions(&mut fields, "command_partitions");
+    let registry = fields.fields("registry").and_then(|mut registry| {
+        let url = registry.need_text("url", "url: http://127.0.0.1:8081/apis/ccompat/v7");
+        registry.finish();
+        let url = url?;
+        if ["http://", "https://", "${"].iter().any(|start| url.value.starts_with(start)) {
+            return Some(url.value);
+        }
+        page.problem(
+            url.place,
+            "this is not the url of a registry",
+            "begin it with `http://` or `https://`".to_owned(),
+        );
+        None
+    });
+    let listen = fields.fields("http").and_then(|mut http| {
+        let listen = http.text("listen");
+        http.finish();
+        listen.and_then(|listen| address(page, &listen))
+    });
+    let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let log = fields.get("log").and_then(|node| page.choice(node, &words));
+    let tenants = tenants(&mut fields);
+    let event_bytes = fields.fields("limits").and_then(|mut limits| {
+        let bytes = limits.number("event_bytes", LEAST_EVENT_BYTES, MOST_EVENT_BYTES);
+        limits.finish();
+        bytes.and_then(|bytes| usize::try_from(bytes).ok())
+    });
+    fields.finish();
+    let bus = bus?;
+    let default_inbox = match bus {
+        BusRules::Embedded => EMBEDDED_INBOX_PARTITIONS,
+        BusRules::Kafka(_) => KAFKA_INBOX_PARTITIONS,
+    };
+    Some(Installation {
+        bus,
+        topics: TopicNames::new(prefix),
+        inbox_partitions: inbox.unwrap_or(default_inbox),
+        command_partitions: commands.unwrap_or(COMMAND_PARTITIONS),
+        registry,
+        listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7070))),
+        log: log.unwrap_or_default(),
+        tenants: tenants?,
+        event_bytes: event_bytes.unwrap_or(EVENT_BYTES),
+    })
+}
+
+fn bus(mut section: Fields<'_>) -> (Option<BusRules>, String) {
+    let page = section.page();
+    let prefix = section.text("prefix").and_then(|prefix| topic_prefix(page, prefix));
+    let embedded = section.fields("embedded").map(|empty| {
+        empty.finish();
+        BusRules::Embedded
+    });
+    let written_kafka = section.key_place("kafka");
+    let kafka = section.fields("kafka").and_then(kafka).map(BusRules::Kafka);
+    if let (Some(_), Some(place)) = (&embedded, written_kafka) {
+        page.problem(place, "there is one bus: `embedded` or `kafka`", "remove one of the two".to_owned());
+    }
+    section.finish();
+    let bus = match written_kafka {
+        Some(_) => kafka,
+        None => Some(BusRules::Embedded),
+    };
+    (bus, prefix.unwrap_or_else(|| PREFIX.to_owned()))
+}
+
+fn kafka(mut section: Fields<'_>) -> Option<KafkaRules> {
+    let page = section.page();
+    let bootstrap = section.need_text("bootstrap", "bootstrap: 127.0.0.1:9092");
+    let mut properties = BTreeMap::new();
+    for entry in section.entries("properties") {
+        if OWN_PROPERTIES.contains(&entry.key.as_str()) {
+            let message = format!("`{}` is set by Lockstep: its guarantees rest on it", entry.key);
+            page.problem(entry.key_place, message, "remove it".to_owned());
+            continue;
+        }
+        let Some(value) = page.scalar(&entry.value) else {
+            page.wrong_type(&entry.value, "text");
+            continue;
+        };
+        let secret = ["password", "secret", "key.pem", "jaas", "token"].iter().any(|word| entry.key.contains(word));
+        if secret && !value.starts_with("${") {
+            page.secret_problem(
+                &Placed { value, place: entry.value.place },
+                "a secret must not stand in lockstep.yaml",
+            );
+            continue;
+        }
+        properties.insert(entry.key.clone(), value);
+    }
+    let replicas = section.number("replicas", 1, 100).and_then(|count| u16::try_from(count).ok());
+    section.finish();
+    Some(KafkaRules { bootstrap: bootstrap?.value, properties, replicas })
+}
+
+/// What Kafka takes as a part of a topic's name.
+fn topic_prefix(page: &Page<'_>, prefix: Placed<String>) -> Option<String> {
+    let fine = prefix.value.len() <= 100
+        && prefix.value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+    if fine {
+        return Some(prefix.value);
+    }
+    let help = "use letters, digits, `.`, `-` and `_`: `lockstep.`".to_owned();
+    page.problem(prefix.place, "this can't begin the name of a topic", help);
+    None
+}
+
+fn address(page: &Page<'_>, listen: &Placed<String>) -> Option<SocketAddr> {
+    let parsed = listen.value.parse();
+    if parsed.is_err() {
+        let help = "write an address and a port: `127.0.0.1:7070`, `[::1]:7070`".to_owned();
+        page.problem(listen.place, "this is not an address to listen on", help);
+    }
+    parsed.ok()
+}
+
+fn tenants(fields: &mut Fields<'_>) -> Option<Vec<TenantId>> {
+    let page = fields.page();
+    fields.need("tenants", "tenants: [acme]");
+    let named = fields.texts("tenants")?;
+    let mut tenants: Vec<TenantId> = Vec::new();
+    for name in &named {
+        let fine = name.value.len() <= 64
+            && name.value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        if !fine {
+            let help = "use letters, digits, `-`, `_` and `.`, at most 64".to_owned();
+            page.problem(name.place, format!("`{}` can't be a tenant's name", name.value), help);
+        }
+        let tenant = TenantId::new(name.value.clone());
+        if tenants.contains(&tenant) {
+            page.problem(name.place, format!("the tenant `{tenant}` stands twice"), "remove one".to_owned());
+        }
+        tenants.push(tenant);
+    }
+    if tenants.is_empty()
+        && let Some(place) = fields.key_place("tenants")
+    {
+        page.problem(place, "there is no tenant", "name one: `tenants: [acme]`".to_owned());
+        return None;
+    }
+    Some(tenants)
+}

@@ -1,0 +1,363 @@
+//! What can be said of an expression without running it: which attributes it reads, whether every name and function in it
+//! exists, and what type it results in.
+//!
+//! The CEL crate has no type checker. This one is modest: `Shape::Any` where it isn't sure, so that it never refuses what
+//! would work.
+
+use super::diagnostic::known_names;
+use super::expression::{CompileError, MAX_LOOPS};
+use super::function::{Gives, MACROS, SIGNATURES};
+use cel::Program;
+use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The type of a value, as far as it is known before there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shape {
+    Any,
+    Null,
+    Bool,
+    Int,
+    Float,
+    Text,
+    List,
+    Map,
+}
+
+/// The attributes an expression may use, and their shape. Any of them may be null.
+pub type Names = BTreeMap<String, Shape>;
+
+/// What the check found out.
+#[derive(Debug)]
+pub struct Checked {
+    pub attributes: BTreeSet<String>,
+    pub shape: Shape,
+    /// It reads nothing: its value is the same for everybody.
+    pub fixed: bool,
+}
+
+impl Shape {
+    /// In the words of the files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Any => "anything",
+            Self::Null => "null",
+            Self::Bool => "true or false",
+            Self::Int => "a number",
+            Self::Float => "a decimal number",
+            Self::Text => "text",
+            Self::List => "a list",
+            Self::Map => "a map",
+        }
+    }
+}
+
+pub fn check(
+    program: &Program,
+    text: &str,
+    names: &Names,
+    tables: &BTreeSet<String>,
+) -> Result<Checked, Vec<CompileError>> {
+    let mut checker = Checker {
+        program,
+        text,
+        names,
+        tables,
+        bound: Vec::new(),
+        attributes: BTreeSet::new(),
+        fixed: true,
+        errors: Vec::new(),
+    };
+    let shape = checker.visit(program.expression());
+    match checker.errors.is_empty() {
+        true => Ok(Checked { attributes: checker.attributes, shape, fixed: checker.fixed }),
+        false => Err(checker.errors),
+    }
+}
+
+struct Checker<'a> {
+    program: &'a Program,
+    text: &'a str,
+    names: &'a Names,
+    tables: &'a BTreeSet<String>,
+    /// Variables of the loops around.
+    bound: Vec<String>,
+    attributes: BTreeSet<String>,
+    fixed: bool,
+    errors: Vec<CompileError>,
+}
+
+impl Checker<'_> {
+    fn visit(&mut self, expr: &IdedExpr) -> Shape {
+        match &expr.expr {
+            Expr::Literal(literal) => match literal {
+                LiteralValue::Boolean(_) => Shape::Bool,
+                LiteralValue::Int(_) | LiteralValue::UInt(_) => Shape::Int,
+                LiteralValue::Double(_) => Shape::Float,
+                LiteralValue::String(_) => Shape::Text,
+                LiteralValue::Null => Shape::Null,
+                LiteralValue::Bytes(_) => Shape::Any,
+            },
+            Expr::Ident(name) => self.name(name, expr.id),
+            Expr::Select(select) => {
+                self.table(&select.operand.expr, &select.field, select.operand.id);
+                let operand = self.visit(&select.operand);
+                if matches!(operand, Shape::Bool | Shape::Int | Shape::Float | Shape::Text | Shape::List) {
+                    self.error(
+                        select.operand.id,
+                        format!("`.{}` asks for a field of {}, which has none", select.field, operand.name()),
+                        None,
+                    );
+                }
+                if select.test { Shape::Bool } else { Shape::Any }
+            }
+            Expr::List(list) => {
+                for element in &list.elements {
+                    self.visit(element);
+                }
+                Shape::List
+            }
+            Expr::Map(map) => {
+                for entry in &map.entries {
+                    self.entry(&entry.expr);
+                }
+                Shape::Map
+            }
+            Expr::Struct(of) => {
+                self.error(expr.id, format!("there are no objects like `{}` here", of.type_name), None);
+                Shape::Any
+            }
+            Expr::Comprehension(of) => {
+                self.visit(&of.iter_range);
+                self.visit(&of.accu_init);
+                let outer = self.bound.len();
+                self.bound.extend([of.iter_var.clone(), of.accu_var.clone()]);
+                self.bound.extend(of.iter_var2.clone());
+                let loops = self.bound.iter().filter(|name| name.as_str() == of.accu_var).count();
+                if loops > MAX_LOOPS {
+                    self.error(expr.id, format!("loops in loops may be {MAX_LOOPS} deep at most"), None);
+                }
+                self.visit(&of.loop_cond);
+                let step = self.visit(&of.loop_step);
+                let result = self.visit(&of.result);
+                self.bound.truncate(outer);
+                // The result is the accumulator, whose shape is that of its first value.
+                match (result, self.literal_shape(&of.accu_init)) {
+                    (Shape::Any, Shape::Any) => step,
+                    (Shape::Any, shape) => shape,
+                    (shape, _) => shape,
+                }
+            }
+            Expr::Call(call) => self.call(call, expr.id),
+            Expr::Unspecified => Shape::Any,
+        }
+    }
+
+    fn entry(&mut self, entry: &EntryExpr) {
+        match entry {
+            EntryExpr::MapEntry(entry) => {
+                self.visit(&entry.key);
+                self.visit(&entry.value);
+            }
+            EntryExpr::StructField(field) => {
+                self.visit(&field.value);
+            }
+        }
+    }
+
+    fn literal_shape(&self, expr: &IdedExpr) -> Shape {
+        match &expr.expr {
+            Expr::List(_) => Shape::List,
+            Expr::Literal(LiteralValue::Boolean(_)) => Shape::Bool,
+            _ => Shape::Any,
+        }
+    }
+
+    fn name(&mut self, name: &str, id: u64) -> Shape {
+        const TYPES: &[&str] =
+            &["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"];
+        if self.bound.iter().any(|bound| bound == name) || name.starts_with('@') {
+            return Shape::Any;
+        }
+        if let Some(shape) = self.names.get(name) {
+            self.attributes.insert(name.to_owned());
+            self.fixed = false;
+            return *shape;
+        }
+        match name {
+            "kind" => {
+                self.fixed = false;
+                Shape::Text
+            }
+            "tables" => Shape::Map,
+            _ if TYPES.contains(&name) => Shape::Any,
+            _ => {
+                let known = self.names.keys().map(String::as_str).chain(["tables", "kind"]);
+                let help = known_names(name, "attributes", known);
+                self.error(id, format!("no attribute is named `{name}`"), Some(help));
+                if let Some(error) = self.errors.last_mut() {
+                    error.undeclared = Some(name.to_owned());
+                }
+                Shape::Any
+            }
+        }
+    }
+
+    /// `tables.x`: there has to be a table x.
+    fn table(&mut self, operand: &Expr, field: &str, id: u64) {
+        let of_tables = matches!(operand, Expr::Ident(name) if name == "tables") && !self.names.contains_key("tables");
+        if of_tables && !self.tables.contains(field) {
+            let help = known_names(field, "tables", self.tables.iter().map(String::as_str));
+            self.error(id, format!("no table is named `{field}`"), Some(help));
+        }
+    }
+
+    fn call(&mut self, call: &CallExpr, id: u64) -> Shape {
+        let namespace = call.target.as_ref().is_some_and(
+            |target| matches!(&target.expr, Expr::Ident(name) if ["optional", "strings"].contains(&name.as_str())),
+        );
+        let target = match &call.target {
+            Some(target) if !namespace => Some(self.visit(target)),
+            _ => None,
+        };
+        let args: Vec<Shape> = call.args.iter().map(|arg| self.visit(arg)).collect();
+        if namespace {
+            return Shape::Any;
+        }
+        match operator(&call.func_name, &args) {
+            Some(shape) => {
+                self.operands(call, &args, id);
+                shape
+            }
+            None => self.function(call, target.is_some(), id),
+        }
+    }
+
+    /// `a == 'x'` and `a && b` where the types can't fit.
+    fn operands(&mut self, call: &CallExpr, args: &[Shape], id: u64) {
+        match (call.func_name.as_str(), args) {
+            (operators::EQUALS | operators::NOT_EQUALS, [left, right]) => {
+                let numbers = |shape: &Shape| matches!(shape, Shape::Int | Shape::Float);
+                let fit = left == right
+                    || [left, right].iter().any(|s| matches!(s, Shape::Any | Shape::Null))
+                    || (numbers(left) && numbers(right));
+                if !fit {
+                    self.error(
+                        id,
+                        format!("{} is never equal to {}", left.name(), right.name()),
+                        Some("compare values of the same type: `x == 'text'`, `x == 1`, `x == true`".to_owned()),
+                    );
+                }
+            }
+            (operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT | operators::CONDITIONAL, _) => {
+                let conditions = if call.func_name == operators::CONDITIONAL { 1 } else { args.len() };
+                for (shape, arg) in args.iter().zip(&call.args).take(conditions) {
+                    if !matches!(shape, Shape::Any | Shape::Bool) {
+                        self.error(arg.id, format!("true or false belongs here, not {}", shape.name()), None);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn function(&mut self, call: &CallExpr, method: bool, id: u64) -> Shape {
+        let name = call.func_name.as_str();
+        let named: Vec<_> = SIGNATURES.iter().filter(|signature| signature.name == name).collect();
+        let Some(right) = named.iter().find(|signature| signature.method == method) else {
+            let (message, help) = match named.first() {
+                Some(other) if other.method => (
+                    format!("`{name}` is written after its text"),
+                    format!("write `x.{name}(…)` instead of `{name}(x, …)`"),
+                ),
+                Some(_) => (
+                    format!("`{name}` is written before its arguments"),
+                    format!("write `{name}(x, …)` instead of `x.{name}(…)`"),
+                ),
+                None if MACROS.contains(&name) => (
+                    format!("`{name}` is called with the wrong arguments"),
+                    "write `has(x.y)`, `list.exists(x, x == 'a')`, `list.map(x, x + 'a')`, `list.filter(x, x != 'a')`"
+                        .to_owned(),
+                ),
+                None => {
+                    let names = SIGNATURES.iter().map(|signature| signature.name).chain(MACROS.iter().copied());
+                    (format!("no function is named `{name}`"), known_names(name, "functions", names))
+                }
+            };
+            self.error(id, message, Some(help));
+            return Shape::Any;
+        };
+        if !right.arguments.contains(&call.args.len()) {
+            let wanted: Vec<_> = right.arguments.iter().map(usize::to_string).collect();
+            self.error(
+                id,
+                format!("`{name}` takes {} argument(s), not {}", wanted.join(" or "), call.args.len()),
+                None,
+            );
+        }
+        if name == "matches" {
+            self.pattern(call);
+        }
+        match right.gives {
+            Gives::Bool => Shape::Bool,
+            Gives::Int => Shape::Int,
+            Gives::Text => Shape::Text,
+            Gives::List => Shape::List,
+            Gives::TextOrNull | Gives::Any => Shape::Any,
+        }
+    }
+
+    /// A pattern that is written out has to be one.
+    fn pattern(&mut self, call: &CallExpr) {
+        let Some(arg) = call.args.last() else { return };
+        if let Expr::Literal(LiteralValue::String(pattern)) = &arg.expr
+            && let Err(error) = regex::Regex::new(pattern.inner())
+        {
+            let reason = error.to_string();
+            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            self.error(arg.id, format!("this is not a pattern: {reason}"), None);
+        }
+    }
+
+    fn error(&mut self, id: u64, message: String, help: Option<String>) {
+        let length = self.text.chars().count();
+        let (at, width) = match self.program.source_info().offset_for(id) {
+            Some((start, stop)) => (start as usize, (stop as usize + 1).saturating_sub(start as usize)),
+            None => (0, length),
+        };
+        let at = at.min(length.saturating_sub(1));
+        let width = width.clamp(1, (length - at).max(1));
+        let error = CompileError { message, help, at, width, undeclared: None };
+        if !self.errors.contains(&error) {
+            self.errors.push(error);
+        }
+    }
+}
+
+/// What an operator results in; None: it is a function.
+fn operator(name: &str, args: &[Shape]) -> Option<Shape> {
+    Some(match name {
+        operators::LOGICAL_AND
+        | operators::LOGICAL_OR
+        | operators::LOGICAL_NOT
+        | operators::EQUALS
+        | operators::NOT_EQUALS
+        | operators::LESS
+        | operators::LESS_EQUALS
+        | operators::GREATER
+        | operators::GREATER_EQUALS
+        | operators::IN
+        | operators::NOT_STRICTLY_FALSE => Shape::Bool,
+        operators::CONDITIONAL => match args {
+            [_, yes, no] if yes == no => *yes,
+            _ => Shape::Any,
+        },
+        // Both sides have the same type, or it fails.
+        operators::ADD | operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE | operators::MODULO => {
+            args.iter().copied().find(|shape| *shape != Shape::Any).unwrap_or(Shape::Any)
+        }
+        operators::NEGATE => args.first().copied().unwrap_or(Shape::Any),
+        operators::INDEX | operators::OPT_INDEX | operators::OPT_SELECT => Shape::Any,
+        _ => return None,
+    })
+}
