@@ -44,6 +44,10 @@ pub trait Target: Send + Sync {
     async fn leave(&self, key: &str, group: &str);
     /// How often the account is in the group: never more than once.
     async fn memberships(&self, key: &str, group: &str) -> usize;
+    /// Whether an account can be asked for by this text: not every target's filters take every text.
+    fn searchable(&self, _text: &str) -> bool {
+        true
+    }
     /// How many characters a department may have, where that is limited.
     fn longest_department(&self) -> Option<usize>;
 }
@@ -313,7 +317,8 @@ async fn strange_texts_are_only_texts(target: &dyn Target) {
         "Zoë 李小龍 \u{1f600} e\u{301}",
         "tab\there",
     ];
-    for (i, text) in texts.into_iter().enumerate() {
+    let texts: Vec<&str> = texts.into_iter().filter(|text| target.searchable(text)).collect();
+    for (i, text) in texts.iter().copied().enumerate() {
         let mut wanted = desired(text, &["eng"]);
         wanted.attributes.insert("mail".to_owned(), format!("strange{i}@example.com").as_str().into());
         wanted.attributes.insert("givenName".to_owned(), text.into());
@@ -327,7 +332,10 @@ async fn strange_texts_are_only_texts(target: &dyn Target) {
     }
     assert_eq!(target.count().await, before + texts.len());
     let missing = Lookup { account: account("unknown"), ..lookup("\" or userName pr or \"\" eq \"", None) };
-    assert_eq!(target.connector().read(&missing).await.unwrap(), None);
+    match target.connector().read(&missing).await {
+        Ok(found) => assert_eq!(found, None),
+        Err(error) => assert_eq!(error.class, ErrorClass::Invalid, "{error}"),
+    }
 }
 
 async fn refused_values_are_invalid(target: &dyn Target) {

@@ -3,7 +3,7 @@
 use super::error::{Refused, broken, refused, retry_after};
 use crate::connector::{CallError, Limits, OpenError};
 use crate::model::ErrorClass;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
 use reqwest::{Method, Url};
 use serde_json::Value as Json;
 use std::time::{Duration, Instant};
@@ -36,12 +36,6 @@ impl Request<'_> {
     pub(super) fn new(method: Method, collection: &'static str) -> Self {
         Self { method, collection, id: None, query: &[], body: None, version: None }
     }
-}
-
-pub(super) struct Answer {
-    /// Null where there was none.
-    pub(super) body: Json,
-    pub(super) version: Option<String>,
 }
 
 impl Client {
@@ -98,8 +92,8 @@ impl Client {
         url
     }
 
-    /// Sends, and reads the whole answer, before `deadline`.
-    pub(super) async fn send(&self, request: Request<'_>, deadline: Instant) -> Result<Answer, Refused> {
+    /// Sends, and reads the whole answer, before `deadline`: its body, null where there was none.
+    pub(super) async fn send(&self, request: Request<'_>, deadline: Instant) -> Result<Json, Refused> {
         let (method, what) = (&request.method, request.collection);
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -117,7 +111,6 @@ impl Client {
         let mut response = builder.send().await.map_err(|e| broken(method, what, &e))?;
         let status = response.status();
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let version = header(ETAG);
         let wait =
             header(RETRY_AFTER).and_then(|text| retry_after(&text, header(DATE).as_deref(), jiff::Timestamp::now()));
         let mut bytes = Vec::new();
@@ -139,9 +132,9 @@ impl Client {
         }
         whole?;
         match body {
-            Ok(body) => Ok(Answer { body, version }),
+            Ok(body) => Ok(body),
             // Changes may be answered by nothing (204), and are read back anyway.
-            Err(_) if *method != Method::GET => Ok(Answer { body: Json::Null, version }),
+            Err(_) if *method != Method::GET => Ok(Json::Null),
             Err(_) => Err(CallError::new(
                 ErrorClass::ServerFault,
                 format!(

@@ -142,9 +142,8 @@ impl Groups {
     /// The whole group with one member more or less, on a target that can't PATCH.
     async fn put(&self, client: &Client, group: &str, user: &str, add: bool, deadline: Instant) -> Result<(), Refused> {
         let get = Request { id: Some(group), ..Request::new(Method::GET, COLLECTION_GROUPS) };
-        let answer = client.send(get, deadline).await?;
-        let version = version_of(&answer.body).map(str::to_owned).or(answer.version);
-        let mut whole = answer.body;
+        let mut whole = client.send(get, deadline).await?;
+        let version = version_of(&whole).map(str::to_owned);
         let mut list: Vec<Json> = member(&whole, "members").and_then(Json::as_array).cloned().unwrap_or_default();
         list.retain(|one| member(one, "value").and_then(Json::as_str) != Some(user));
         if add {
@@ -198,7 +197,7 @@ impl Groups {
         let body = json!({"schemas": [GROUP_SCHEMA], "displayName": name});
         let request = Request { body: Some(&body), ..Request::new(Method::POST, COLLECTION_GROUPS) };
         let answer = client.send(request, deadline).await?;
-        id_of(&answer.body).map(str::to_owned).ok_or_else(|| missing(name))
+        id_of(&answer).map(str::to_owned).ok_or_else(|| missing(name))
     }
 
     /// Every group with its members; None: the target has no groups.

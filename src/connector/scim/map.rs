@@ -211,6 +211,7 @@ pub(super) fn owner_of(resource: &Json) -> Option<&str> {
     member(resource, "externalId").and_then(Json::as_str).filter(|owner| !owner.is_empty())
 }
 
+/// Not the ETag header: a framework may make one of its own from the answer's bytes, and then refuse it.
 pub(super) fn version_of(resource: &Json) -> Option<&str> {
     member(resource, "meta").and_then(|meta| member(meta, "version")).and_then(Json::as_str)
 }

@@ -20,12 +20,12 @@ use super::{
 use crate::model::{Desired, ErrorClass, Op, Universe};
 use crate::rules::ScimRules;
 use async_trait::async_trait;
-use call::{Answer, Client, Request};
+use call::{Client, Request};
 use error::Refused;
 use groups::{Groups, respelled};
 use map::{Mapping, activation, id_of, owner_of, patch_body, version_of};
 use reqwest::Method;
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -109,9 +109,16 @@ impl ScimConnector {
                     answered = true;
                     found = user;
                 }
-                Err(refused) if refused.is_bad_request() || refused.is_unsupported() => {
+                Err(refused) if refused.is_unsupported() => {
                     let reason = format!("the target can't be asked for {name}; take another match attribute");
                     return Err(CallError::new(ErrorClass::Unsupported, reason));
+                }
+                Err(refused) if refused.is_bad_request() => {
+                    let reason = format!(
+                        "the target refuses to be asked for {name}, or for a value such as this account's; take another \
+                         match attribute if it is so for all"
+                    );
+                    return Err(CallError::new(ErrorClass::Invalid, reason));
                 }
                 Err(refused) => return Err(refused.into()),
             }
@@ -131,9 +138,9 @@ impl ScimConnector {
     async fn get(&self, id: &str, deadline: Instant) -> Result<Option<Json>, CallError> {
         let request = Request { id: Some(id), ..Request::new(Method::GET, COLLECTION_USERS) };
         match self.client.send(request, deadline).await {
-            Ok(answer) => {
-                self.learn(&answer.body);
-                Ok(Some(versioned(answer)))
+            Ok(user) => {
+                self.learn(&user);
+                Ok(Some(user))
             }
             // Some targets call an id that isn't of their own form a bad request.
             Err(refused) if refused.is_gone() || refused.is_bad_request() => Ok(None),
@@ -150,8 +157,7 @@ impl ScimConnector {
     ) -> Result<Option<Json>, Refused> {
         let query = [("filter", filter), ("startIndex", "1"), ("count", SEARCH)];
         let request = Request { query: &query, ..Request::new(Method::GET, COLLECTION_USERS) };
-        let answer = self.client.send(request, deadline).await?.body;
-        let (users, total) = resources(answer)?;
+        let (users, total) = resources(self.client.send(request, deadline).await?)?;
         let shown = users.len();
         let mut found: Vec<Json> = users.into_iter().filter(matches).collect();
         found.iter().for_each(|user| self.learn(user));
@@ -181,7 +187,7 @@ impl ScimConnector {
         let body = self.mapping.body(&change.lookup.account, &change.desired)?;
         let request = Request { body: Some(&body), ..Request::new(Method::POST, COLLECTION_USERS) };
         let answer = self.client.send(request, deadline).await?;
-        if let Some(id) = id_of(&answer.body) {
+        if let Some(id) = id_of(&answer) {
             return Ok(id.to_owned());
         }
         match self.locate(&change.lookup, deadline).await? {
@@ -352,7 +358,12 @@ async fn page(
     let mut query = query.to_vec();
     query.extend([("startIndex", start_text.as_str()), ("count", count.as_str())]);
     let request = Request { query: &query, ..Request::new(Method::GET, collection) };
-    let (resources, total) = resources(client.send(request, deadline).await?.body)?;
+    let list = client.send(request, deadline).await?;
+    let shown_from = path::member(&list, "startIndex").and_then(Json::as_u64);
+    let (resources, total) = resources(list)?;
+    if !resources.is_empty() && shown_from.is_some_and(|from| from != start as u64) {
+        return Err(no_paging(collection).into());
+    }
     // A target may give fewer than asked for; none, or the last of its own count, is the end.
     let next = start + resources.len();
     let next = (!resources.is_empty() && next <= total).then_some(next);
@@ -369,16 +380,20 @@ async fn pages(
     let (mut all, mut seen, mut start) = (Vec::new(), BTreeSet::new(), Some(1));
     while let Some(from) = start {
         let (resources, next) = page(client, collection, query, from, deadline).await?;
-        let before = seen.len();
-        for resource in resources {
-            if id_of(&resource).is_none_or(|id| seen.insert(id.to_owned())) {
-                all.push(resource);
-            }
+        let before = all.len();
+        all.extend(resources.into_iter().filter(|one| id_of(one).is_some_and(|id| seen.insert(id.to_owned()))));
+        // The same page again: what isn't on it will never be seen, and must not be taken for absent.
+        if next.is_some() && all.len() == before {
+            return Err(no_paging(collection).into());
         }
-        // A target that ignores startIndex gives the same page for ever.
-        start = next.filter(|_| seen.len() > before);
+        start = next;
     }
     Ok(all)
+}
+
+fn no_paging(collection: &str) -> CallError {
+    let reason = format!("the target ignores startIndex, so only the first page of {collection} can be seen");
+    CallError::new(ErrorClass::Unsupported, reason)
 }
 
 /// The resources of a list, and how many there are in all.
@@ -402,18 +417,6 @@ fn resources(mut list: Json) -> Result<(Vec<Json>, usize), CallError> {
 /// A change of a resource, of the version that was read.
 fn changing<'a>(method: Method, id: &'a str, body: Option<&'a Json>, user: &'a Json) -> Request<'a> {
     Request { id: Some(id), body, version: version_of(user), ..Request::new(method, COLLECTION_USERS) }
-}
-
-/// The resource with its version in it, wherever the target says it.
-fn versioned(answer: Answer) -> Json {
-    let mut user = answer.body;
-    if version_of(&user).is_none()
-        && let (Some(version), Some(members)) = (answer.version, user.as_object_mut())
-        && let Some(meta) = members.entry("meta").or_insert_with(|| Json::Object(Map::new())).as_object_mut()
-    {
-        meta.insert("version".to_owned(), version.into());
-    }
-    user
 }
 
 /// What was there when it was read, and no longer when it was changed.
