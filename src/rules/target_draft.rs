@@ -217,7 +217,8 @@ fn read_scim(scim: &mut Fields<'_>) -> (Option<ScimRules>, Mapped) {
         .and_then(|url| checked_url(page, url, &["http:", "https:", "${"]));
     let token = scim.text("token").and_then(|token| referenced_secret(page, token));
     let attributes = mapping(scim, "attributes", "attributes: { userName: userName }", &mut mapped);
-    (url.map(|url| ScimRules { url, token, attributes }), mapped)
+    let create_groups = scim.bool("create_groups", false);
+    (url.map(|url| ScimRules { url, token, attributes, create_groups }), mapped)
 }
 
 fn column(fields: &mut Fields<'_>, key: &'static str, example: &str) -> Option<String> {

@@ -4,5 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bus;
+mod connector;
 mod killed;
+mod registry;
 mod store;
