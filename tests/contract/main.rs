@@ -6,4 +6,5 @@
 mod bus;
 mod bus_embedded;
 mod killed;
+mod registry;
 mod store;
