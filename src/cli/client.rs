@@ -98,7 +98,7 @@ impl Client {
     /// Whether anybody answers there at all.
     pub fn answers(&self) -> anyhow::Result<()> {
         let request = self.http.request(Method::GET, self.address("/healthz"));
-        self.runtime.block_on(request.send()).map(|_| ()).map_err(|error| self.unreachable(error))
+        self.runtime.block_on(async { request.send().await }).map(|_| ()).map_err(|error| self.unreachable(error))
     }
 
     /// GET, with its answer as JSON.

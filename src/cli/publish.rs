@@ -116,7 +116,9 @@ fn send_batch(
                 }
                 None => {
                     // How far it came, so that nobody has to guess what to send again.
-                    eprintln!("{} events were published before this:", counts.published);
+                    if counts.published > 0 {
+                        eprintln!("{} events were published before this:", counts.published);
+                    }
                     return Err(refusal.into());
                 }
             },

@@ -21,9 +21,11 @@
 
   /* The token: from the address once (#token=…), then in this tab only. */
   const fragment = new URLSearchParams(location.hash.slice(1));
+  const address = (identity) => history.replaceState(null, "", location.pathname
+    + (identity ? "#identity=" + encodeURIComponent(identity) : ""));
   if (fragment.has("token")) {
     sessionStorage.setItem(KEY, fragment.get("token"));
-    history.replaceState(null, "", location.pathname);
+    address(fragment.get("identity"));
   }
   let token = sessionStorage.getItem(KEY);
 
@@ -141,6 +143,7 @@
     const place = at("identity");
     place.replaceChildren(...parts);
     place.hidden = false;
+    address(id);
     place.focus({ preventScroll: true });
     place.scrollIntoView({ block: "nearest" });
   };
@@ -224,7 +227,9 @@
 
   const begin = async () => {
     await refresh();
-    if (token) search();
+    if (!token) return;
+    await search();
+    if (fragment.has("identity")) open(fragment.get("identity"));
   };
 
   let typing;
