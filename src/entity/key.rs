@@ -5,7 +5,7 @@
 //!
 //! Rows whose name begins with `~` belong to the runtime: timers, quarantine. Entities never name a row so.
 
-use crate::model::{EntityKey, IdentityId, RecordId, SourceName, TenantId};
+use crate::model::{EntityKey, IdentityId, RecordId, RoutingKey, SourceName, TenantId};
 
 /// The row that says an entity is quarantined.
 pub const QUARANTINE: &str = "~q";
@@ -37,7 +37,9 @@ pub fn is_meta(key: &[u8]) -> bool {
 /// All rows of an entity begin with this.
 pub fn entity(entity: &EntityKey) -> Vec<u8> {
     let (tag, parts): (u8, Vec<&str>) = match entity {
-        EntityKey::Record { tenant, source, record } => (RECORD, vec![&tenant.0, &source.0, &record.0]),
+        EntityKey::Record { tenant, source, record, route } => {
+            (RECORD, vec![&tenant.0, &source.0, &record.0, &route.0])
+        }
         EntityKey::Identity { tenant, identity } => (IDENTITY, vec![&tenant.0, &identity.0]),
         EntityKey::Index { tenant, attribute, value } => (INDEX, vec![&tenant.0, attribute, value]),
         EntityKey::Guard { tenant } => (GUARD, vec![&tenant.0]),
@@ -72,9 +74,12 @@ pub fn parse(key: &[u8]) -> Option<(EntityKey, String)> {
         String::from_utf8(text.to_vec()).ok()
     };
     let entity = match *tag {
-        RECORD => {
-            EntityKey::Record { tenant: TenantId(part()?), source: SourceName(part()?), record: RecordId(part()?) }
-        }
+        RECORD => EntityKey::Record {
+            tenant: TenantId(part()?),
+            source: SourceName(part()?),
+            record: RecordId(part()?),
+            route: RoutingKey(part()?),
+        },
         IDENTITY => EntityKey::Identity { tenant: TenantId(part()?), identity: IdentityId(part()?) },
         INDEX => EntityKey::Index { tenant: TenantId(part()?), attribute: part()?, value: part()? },
         GUARD => EntityKey::Guard { tenant: TenantId(part()?) },
@@ -103,7 +108,7 @@ mod tests {
     #[test]
     fn keys_come_back_as_what_they_were_made_from() {
         for of in [
-            EntityKey::Record { tenant: "a".into(), source: "hr".into(), record: "1/2".into() },
+            EntityKey::Record { tenant: "a".into(), source: "hr".into(), record: "1/2".into(), route: "a/1".into() },
             EntityKey::Identity { tenant: "a".into(), identity: "x".into() },
             EntityKey::Index { tenant: "a".into(), attribute: "mail".into(), value: "ü@x".into() },
             EntityKey::Guard { tenant: "a".into() },

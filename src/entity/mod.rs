@@ -35,7 +35,7 @@ pub fn step(to: &Address, rows: &dyn Rows, rules: &Bundle, event: Stamped) -> Re
     let Stamped { now, body, cause } = event;
     let mut step = Step::new(rows, rules, now, cause);
     match &to.entity {
-        EntityKey::Record { tenant, source, record } => {
+        EntityKey::Record { tenant, source, record, .. } => {
             record::step(&mut step, &to.routing_key, tenant, source, record, body)?;
         }
         EntityKey::Route { .. } => route::step(&mut step, body)?,

@@ -39,6 +39,9 @@ pub enum EntityKey {
         tenant: TenantId,
         source: SourceName,
         record: RecordId,
+        /// By which route it comes: where a source breaks its promise and a record turns up under another one, both are kept
+        /// apart, whether or not they fall into one partition.
+        route: RoutingKey,
     },
     Identity {
         tenant: TenantId,
@@ -180,7 +183,8 @@ impl Address {
     }
 
     pub fn record(routing_key: RoutingKey, tenant: TenantId, source: SourceName, record: RecordId) -> Self {
-        Self { routing_key, entity: EntityKey::Record { tenant, source, record } }
+        let route = routing_key.clone();
+        Self { routing_key, entity: EntityKey::Record { tenant, source, record, route } }
     }
 
     /// An index entry is routed by its value: where records are routed by the attribute they correlate on, the entry lies
@@ -227,7 +231,7 @@ impl EntityKey {
 impl fmt::Display for EntityKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Record { tenant, source, record } => write!(f, "record {tenant}/{source}/{record}"),
+            Self::Record { tenant, source, record, .. } => write!(f, "record {tenant}/{source}/{record}"),
             Self::Identity { tenant, identity } => write!(f, "identity {tenant}/{identity}"),
             Self::Index { tenant, attribute, .. } => write!(f, "index {tenant}/{attribute}"),
             Self::Guard { tenant } => write!(f, "guard {tenant}"),

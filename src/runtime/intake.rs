@@ -2,46 +2,62 @@
 
 use super::processor::ProcessorSettings;
 use crate::bus::{Incoming, Outgoing};
-use crate::codec::public;
-use crate::codec::source::{self, Decoded, Schemas};
-use crate::model::{Action, Address, Body, Cause, Message, Operation, ResultEvent, SourceName};
+use crate::codec::public::{PublicCodec, PublicError};
+use crate::codec::source::{self, DecodeError, Decoded, Reason, Rejection, SourceDecoder};
+use crate::model::{Action, Address, Body, Cause, Message, Operation, ResultEvent, SourceEvent, SourceName};
 use crate::rules::Bundle;
 use crate::telemetry::Metrics;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// The schema registry could not be asked: nothing is known of the record yet, so it has to come again.
+#[derive(Debug, thiserror::Error)]
+#[error("topic {topic}: {reason}")]
+pub struct Unavailable {
+    topic: String,
+    reason: String,
+}
+
+/// How bytes become events and results; one a process.
+pub struct Codecs {
+    pub public: Arc<PublicCodec>,
+    pub sources: SourceDecoder,
+}
+
 pub struct Intake {
     bundle: Arc<Bundle>,
-    schemas: Arc<dyn Schemas>,
+    codecs: Arc<Codecs>,
     /// Source by topic.
     sources: BTreeMap<String, SourceName>,
     inbox: String,
     results: String,
     operations: String,
     dead_letters: String,
-    event_bytes: usize,
+    /// Largest record of `source-dead-letters`.
+    most_bytes: usize,
 }
 
 pub enum Taken {
     Message(Box<Message>),
     Output(Outgoing),
+    Nothing,
 }
 
 impl Intake {
-    pub fn new(settings: &ProcessorSettings, bundle: Arc<Bundle>, schemas: Arc<dyn Schemas>) -> Self {
+    pub fn new(settings: &ProcessorSettings, bundle: Arc<Bundle>, codecs: Arc<Codecs>) -> Self {
         let sources = bundle
             .sources()
             .iter()
             .flat_map(|source| source.topics.iter().map(|topic| (topic.clone(), source.name.clone())))
             .collect();
         Self {
-            schemas,
+            codecs,
             sources,
             inbox: settings.topics.inbox(),
             results: settings.topics.results(),
             operations: settings.topics.operations(),
             dead_letters: settings.topics.source_dead_letters(),
-            event_bytes: settings.event_bytes,
+            most_bytes: settings.dead_letter_bytes,
             bundle,
         }
     }
@@ -52,62 +68,80 @@ impl Intake {
         own.chain(self.sources.keys()).cloned().collect()
     }
 
-    /// A null on a topic of our own or one that fails to decode is a dead letter; an event that its source says to ignore is
-    /// nothing.
-    pub fn take(&self, record: Incoming, metrics: &Metrics) -> Option<Taken> {
+    /// Whatever can't be decoded is a dead letter; an event that its source says to ignore is nothing.
+    pub fn take(&self, record: &Incoming, metrics: &Metrics) -> Result<Taken, Unavailable> {
+        let value = record.value.as_deref().unwrap_or_default();
         if record.topic == self.results {
-            return Some(
-                match public::decode::<ResultEvent>(record.value.as_deref().unwrap_or_default(), self.schemas.as_ref())
-                {
-                    Ok(result) => Taken::Message(Box::new(result_message(result))),
-                    Err(error) => Taken::Output(self.unreadable(record, &error.to_string(), metrics)),
-                },
-            );
+            let result = self.codecs.public.decode(value).map(result_message);
+            return self.own(record, result, metrics);
         }
         if record.topic == self.operations {
-            return Some(
-                match public::decode::<Operation>(record.value.as_deref().unwrap_or_default(), self.schemas.as_ref()) {
-                    Ok(operation) => Taken::Message(Box::new(operation_message(operation))),
-                    Err(error) => Taken::Output(self.unreadable(record, &error.to_string(), metrics)),
-                },
-            );
+            let operation = self.codecs.public.decode(value).map(operation_message);
+            return self.own(record, operation, metrics);
         }
-        let name = self.sources.get(&record.topic)?;
-        let rules = self.bundle.source(name)?;
-        match source::decode(rules, &record, self.event_bytes, self.schemas.as_ref()) {
+        let rules = self.sources.get(&record.topic).and_then(|name| self.bundle.source(name));
+        let Some(rules) = rules else { return Ok(Taken::Nothing) };
+        let name = rules.name.as_str();
+        match self.codecs.sources.decode(rules, record) {
             Ok(Decoded::Event(event)) => {
-                metrics.source_events_total.of([name.as_str(), "taken"]).inc();
-                let to = Address::record(
-                    event.routing_key.clone(),
-                    event.tenant.clone(),
-                    event.source.clone(),
-                    event.record.clone(),
-                );
-                let cause = Cause::from(&*event);
-                Some(Taken::Message(Box::new(Message { to, body: Body::Source(*event), cause })))
+                metrics.source_events_total.of([name, "taken"]).inc();
+                Ok(Taken::Message(Box::new(event_message(*event))))
             }
             Ok(Decoded::Ignored) => {
-                metrics.source_events_total.of([name.as_str(), "ignored"]).inc();
-                None
+                metrics.source_events_total.of([name, "ignored"]).inc();
+                Ok(Taken::Nothing)
             }
-            Err(rejection) => {
-                metrics.source_events_total.of([name.as_str(), "rejected"]).inc();
-                metrics.source_dead_letters_total.of([name.as_str(), rejection.reason.as_str()]).inc();
-                tracing::warn!(
-                    source = %name, topic = record.topic, partition = record.partition, offset = record.offset,
-                    reason = rejection.reason.as_str(), detail = rejection.detail, "rejected to source-dead-letters"
-                );
-                Some(Taken::Output(source::dead_letter(&self.dead_letters, &record, &rejection, self.event_bytes)))
+            Err(DecodeError::Rejected(rejection)) => {
+                metrics.source_events_total.of([name, "rejected"]).inc();
+                Ok(Taken::Output(self.reject(record, name, &rejection, metrics)))
+            }
+            Err(DecodeError::Unavailable(error)) => {
+                Err(Unavailable { topic: record.topic.clone(), reason: error.to_string() })
             }
         }
     }
 
     /// A record of one of our own topics that can't be read.
-    pub fn unreadable(&self, record: Incoming, detail: &str, metrics: &Metrics) -> Outgoing {
-        let rejection = source::Rejection::undecodable(detail);
-        metrics.source_dead_letters_total.of(["lockstep", rejection.reason.as_str()]).inc();
-        source::dead_letter(&self.dead_letters, &record, &rejection, self.event_bytes)
+    pub fn unreadable(&self, record: &Incoming, detail: &str, metrics: &Metrics) -> Outgoing {
+        let rejection = Rejection { reason: Reason::Unreadable, detail: detail.to_owned() };
+        self.reject(record, "lockstep", &rejection, metrics)
     }
+
+    fn own(
+        &self,
+        record: &Incoming,
+        message: Result<Message, PublicError>,
+        metrics: &Metrics,
+    ) -> Result<Taken, Unavailable> {
+        match message {
+            Ok(message) => Ok(Taken::Message(Box::new(message))),
+            Err(error) if error.is_transient() => {
+                Err(Unavailable { topic: record.topic.clone(), reason: error.to_string() })
+            }
+            Err(error) => Ok(Taken::Output(self.unreadable(record, &error.to_string(), metrics))),
+        }
+    }
+
+    fn reject(&self, record: &Incoming, source: &str, rejection: &Rejection, metrics: &Metrics) -> Outgoing {
+        metrics.source_dead_letters_total.of([source, rejection.reason.as_str()]).inc();
+        tracing::warn!(
+            source,
+            topic = record.topic,
+            partition = record.partition,
+            offset = record.offset,
+            reason = rejection.reason.as_str(),
+            detail = rejection.detail,
+            "rejected to source-dead-letters"
+        );
+        source::dead_letter(&self.dead_letters, record, rejection, self.most_bytes)
+    }
+}
+
+fn event_message(event: SourceEvent) -> Message {
+    let to =
+        Address::record(event.routing_key.clone(), event.tenant.clone(), event.source.clone(), event.record.clone());
+    let cause = Cause::from(&event);
+    Message { to, body: Body::Source(event), cause }
 }
 
 fn result_message(result: ResultEvent) -> Message {

@@ -13,6 +13,7 @@ mod processor;
 mod restore;
 
 pub use bundles::BundleStore;
+pub use intake::Codecs;
 pub use outputs::Publisher;
 pub use partition::Quarantined;
 pub use processor::{Processor, ProcessorError, ProcessorSettings, Turn};

@@ -3,8 +3,7 @@
 use super::partition::{Emitted, Partition};
 use super::processor::ProcessorSettings;
 use crate::bus::Outgoing;
-use crate::codec::CodecError;
-use crate::codec::public::{Encoder, Public};
+use crate::codec::public::{Public, PublicCodec, PublicError};
 use crate::entity::{AccountRow, Emission, key};
 use crate::model::{
     AccountId, AlertKind, AlertState, Command, Decision, DecisionKind, InboxRecord, Message, TargetName, TenantId,
@@ -22,20 +21,20 @@ const MAX_OPEN: usize = 1_000_000;
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     #[error("encoding for topic {topic}: {error}")]
-    Codec { topic: String, error: CodecError },
+    Codec { topic: String, error: PublicError },
 }
 
 /// Encodes and counts what a processor puts out.
 pub struct Publisher {
-    encoder: Arc<Encoder>,
+    codec: Arc<PublicCodec>,
     metrics: Arc<Metrics>,
     /// Deprovisions whose clock runs, for the gauges.
     open: BTreeMap<AccountId, (TenantId, TargetName, Timestamp)>,
 }
 
 impl Publisher {
-    pub fn new(encoder: Arc<Encoder>, metrics: Arc<Metrics>) -> Self {
-        Self { encoder, metrics, open: BTreeMap::new() }
+    pub fn new(codec: Arc<PublicCodec>, metrics: Arc<Metrics>) -> Self {
+        Self { codec, metrics, open: BTreeMap::new() }
     }
 
     /// A message for an entity, as an inbox record.
@@ -154,7 +153,7 @@ impl Publisher {
         format: PublicFormat,
         of: &T,
     ) -> Result<Outgoing, OutputError> {
-        match self.encoder.encode(format, &topic, of) {
+        match self.codec.encode(format, &topic, of) {
             Ok(encoded) => Ok(Outgoing {
                 topic,
                 partition: None,

@@ -2,12 +2,11 @@
 
 use super::Now;
 use super::bundles::{BundleError, BundleStore};
-use super::intake::{Intake, Taken};
+use super::intake::{Codecs, Intake, Taken, Unavailable};
 use super::outputs::{OutputError, Publisher};
 use super::partition::{Emitted, Partition};
 use super::restore::{RestoreError, restore};
 use crate::bus::{BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Poll, Session, Transaction};
-use crate::codec::source::Schemas;
 use crate::model::topic::TopicNames;
 use crate::model::{InboxRecord, PartitionId, envelope};
 use crate::rules::Bundle;
@@ -37,6 +36,8 @@ pub enum ProcessorError {
     Bundle(#[from] BundleError),
     #[error(transparent)]
     Output(#[from] OutputError),
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
 }
 
 #[derive(Clone, Debug)]
@@ -45,8 +46,8 @@ pub struct ProcessorSettings {
     pub group: String,
     pub instance: String,
     pub inbox_partitions: u32,
-    /// Largest source event, in bytes.
-    pub event_bytes: usize,
+    /// Largest record that `source-dead-letters` takes.
+    pub dead_letter_bytes: usize,
 }
 
 /// What a turn did.
@@ -85,7 +86,7 @@ impl Processor {
         stores: Arc<dyn Stores>,
         bundle: Arc<Bundle>,
         publisher: Publisher,
-        schemas: Arc<dyn Schemas>,
+        codecs: Arc<Codecs>,
         metrics: Arc<Metrics>,
         now: Now,
     ) -> Result<Self, ProcessorError> {
@@ -93,7 +94,7 @@ impl Processor {
         if bundles.announce(&bundle, settings.inbox_partitions)? {
             tracing::info!(bundle = %bundle.hash(), "rule bundle made current");
         }
-        let intake = Intake::new(&settings, Arc::clone(&bundle), schemas);
+        let intake = Intake::new(&settings, Arc::clone(&bundle), codecs);
         let membership =
             Membership { group: settings.group.clone(), instance: settings.instance.clone(), topics: intake.topics() };
         let session = bus.join(&membership)?;
@@ -216,11 +217,11 @@ impl Processor {
         emitted: &mut Emitted,
     ) -> Result<(), ProcessorError> {
         if record.topic != self.settings.topics.inbox() {
-            transaction.outputs.extend(match self.intake.take(record, &self.metrics) {
-                Some(Taken::Message(message)) => Some(self.publisher.inbox(&self.settings, &message)),
-                Some(Taken::Output(output)) => Some(output),
-                None => None,
-            });
+            match self.intake.take(&record, &self.metrics)? {
+                Taken::Message(message) => transaction.outputs.push(self.publisher.inbox(&self.settings, &message)),
+                Taken::Output(output) => transaction.outputs.push(output),
+                Taken::Nothing => {}
+            }
             return Ok(());
         }
         let Some(partition) = self.partitions.get_mut(&record.partition) else {
@@ -239,7 +240,7 @@ impl Processor {
             Err(error) => {
                 // Only Lockstep writes here; whoever else did finds it among the dead letters.
                 tracing::error!(topic = record.topic, partition = record.partition, offset = record.offset, %error, "unreadable inbox record");
-                transaction.outputs.push(self.intake.unreadable(record, &error.to_string(), &self.metrics));
+                transaction.outputs.push(self.intake.unreadable(&record, &error.to_string(), &self.metrics));
             }
         }
         Ok(())
@@ -264,10 +265,16 @@ impl Processor {
     fn restore(&mut self, id: u32) -> Result<(), ProcessorError> {
         let mut store = self.stores.open("state", id)?;
         let metrics = &self.metrics;
-        let end =
-            restore(self.bus.as_ref(), &self.settings.topics.state(), id, store.as_mut(), self.now.now(), |remaining| {
+        let end = restore(
+            self.bus.as_ref(),
+            &self.settings.topics.state(),
+            id,
+            store.as_mut(),
+            self.now.now(),
+            |remaining| {
                 metrics.restore_remaining_records.of([&id.to_string()]).set(remaining);
-            })?;
+            },
+        )?;
         let bundles = &mut self.bundles;
         let partition =
             Partition::open(PartitionId(id), self.settings.inbox_partitions, store, &self.bundle, |hash| {

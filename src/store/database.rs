@@ -124,12 +124,12 @@ fn failed(path: &Path, doing: &'static str, error: &std::io::Error) -> StoreErro
 
 /// fjall's errors sorted by what helps: another process ends, the folder is rebuilt, or the cause is outside of it.
 fn told(folder: &Path, doing: &'static str, error: fjall::Error) -> StoreError {
-    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
     let path = folder.display().to_string();
     match error {
         fjall::Error::Locked => StoreError::InUse { path, holder: "another process".to_owned() },
         fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e))
-            if !matches!(e.kind(), InvalidData | UnexpectedEof) =>
+            if !matches!(e.kind(), InvalidData | NotFound | UnexpectedEof) =>
         {
             StoreError::Failed { path, doing, reason: e.to_string() }
         }

@@ -1,8 +1,9 @@
 //! Stores on disk: one fjall database in `<data>/state` for every name and partition of a process.
 //!
-//! All stores share two keyspaces, told apart by a prefix of name and partition, so that 64 partitions of several names
-//! cost no more memory, files or time to open than one. `rows` holds the rows as they are given. `marks` holds
-//! what belongs to them: the position, when the store was last touched, and the timers, by due time and by key.
+//! All stores share one keyspace, told apart by a prefix of name and partition, so that 64 partitions of several names
+//! cost no more memory, files or time to open than one. Beside the rows it holds what belongs to them: the position, when
+//! the store was last touched, and the timers, by due time and by key. It is one keyspace for another reason, too: if
+//! fjall loses the end of its journal, what is left is the state after an earlier batch; of two, one could be ahead.
 //!
 //! A batch is handed to the operating system before `apply` returns (it survives kill -9), and not synced to the disk: a
 //! power loss may cost the newest batches, or the whole database; both are rebuilt from the changelog. After a power loss the
@@ -31,14 +32,13 @@ pub struct DiskStores(Arc<Shared>);
 struct Shared {
     database: Database,
     rows: Keyspace,
-    marks: Keyspace,
     floors: Mutex<HashMap<Vec<u8>, Arc<AtomicI64>>>,
 }
 
 /// One partition's. Two handles of one store must not be used at once: a partition has one owner.
 struct DiskStore {
     shared: Arc<Shared>,
-    /// Name, zero byte, partition: what its keys begin with in both keyspaces.
+    /// Name, zero byte, partition: what its keys begin with.
     id: Vec<u8>,
     /// No timer is due before this (milliseconds). Timers that were cleared leave markers in front until they are compacted
     /// away; a search that begins here doesn't wade through them.
@@ -71,11 +71,10 @@ impl Shared {
     fn open(folder: &Path, lock: FolderLock, memory_mib: u32) -> Result<Self, StoreError> {
         let memory = u64::from(memory_mib.max(4)) * 1024 * 1024;
         // A keyspace has up to four memtables that wait to be written besides the one in use.
-        let memtable = (memory / 16).max(1024 * 1024);
+        let memtable = (memory / 8).max(1024 * 1024);
         let database = Database::open(folder, lock, memory / 2)?;
         let rows = database.keyspace("rows", memtable)?;
-        let marks = database.keyspace("marks", memtable)?;
-        Ok(Self { database, rows, marks, floors: Mutex::default() })
+        Ok(Self { database, rows, floors: Mutex::default() })
     }
 
     fn told(&self, doing: &'static str, error: fjall::Error) -> StoreError {
@@ -105,7 +104,9 @@ impl Stores for DiskStores {
     }
 }
 
-// What a mark's key has after the store's id.
+// What a key has after the store's id.
+/// Followed by a row's key.
+const ROW: u8 = b'r';
 const POSITION: u8 = b'p';
 const WRITTEN_AT: u8 = b'w';
 /// The store is being cleared: whatever is still in it doesn't count.
@@ -117,13 +118,13 @@ const TIMER_BY_KEY: u8 = b'k';
 
 impl Store for DiskStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let value = self.shared.rows.get(self.key(&[key])).map_err(|e| self.shared.told("read a row", e))?;
+        let value = self.shared.rows.get(self.key(&[&[ROW], key])).map_err(|e| self.shared.told("read a row", e))?;
         Ok(value.map(|v| v.to_vec()))
     }
 
     fn scan(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Rows, StoreError> {
-        let rows = self.read(&self.shared.rows, prefix, prefix.max(from), limit)?;
-        Ok(rows.into_iter().map(|(key, value)| (key[self.id.len()..].to_vec(), value)).collect())
+        let rows = self.read(&[&[ROW], prefix].concat(), &[&[ROW], prefix.max(from)].concat(), limit)?;
+        Ok(rows.into_iter().map(|(key, value)| (key[self.id.len() + 1..].to_vec(), value)).collect())
     }
 
     fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<DueTimer>, StoreError> {
@@ -141,7 +142,7 @@ impl Store for DiskStore {
         let shared = &self.shared;
         let mut batch = shared.database.fjall.batch();
         for (key, write) in newest {
-            let row = self.key(&[key]);
+            let row = self.key(&[&[ROW], key]);
             if row.len() + TIMER_OVERHEAD > KEY_BYTES {
                 return Err(self.refused(format!("a row's key has {} bytes, too many", key.len())));
             }
@@ -150,12 +151,12 @@ impl Store for DiskStore {
             let is_due = write.timer.filter(|_| write.value.is_some()).map(|due| due.0);
             if was_due != is_due {
                 if let Some(due) = was_due {
-                    batch.remove(&shared.marks, self.key(&[&[TIMER_BY_DUE], &ordered(due), key]));
-                    batch.remove(&shared.marks, by_key.clone());
+                    batch.remove(&shared.rows, self.key(&[&[TIMER_BY_DUE], &ordered(due), key]));
+                    batch.remove(&shared.rows, by_key.clone());
                 }
                 if let Some(due) = is_due {
-                    batch.insert(&shared.marks, self.key(&[&[TIMER_BY_DUE], &ordered(due), key]), b"");
-                    batch.insert(&shared.marks, by_key, due.to_be_bytes());
+                    batch.insert(&shared.rows, self.key(&[&[TIMER_BY_DUE], &ordered(due), key]), b"");
+                    batch.insert(&shared.rows, by_key, due.to_be_bytes());
                     self.floor.fetch_min(due, Ordering::Relaxed);
                 }
             }
@@ -164,7 +165,7 @@ impl Store for DiskStore {
                 None => batch.remove(&shared.rows, row),
             }
         }
-        batch.insert(&shared.marks, self.key(&[&[POSITION]]), position.to_be_bytes());
+        batch.insert(&shared.rows, self.key(&[&[POSITION]]), position.to_be_bytes());
         batch.commit().map_err(|e| shared.told("write a batch", e))
     }
 
@@ -178,23 +179,23 @@ impl Store for DiskStore {
 
     fn touch(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let mut batch = self.shared.database.fjall.batch();
-        batch.insert(&self.shared.marks, self.key(&[&[WRITTEN_AT]]), now.0.to_be_bytes());
+        batch.insert(&self.shared.rows, self.key(&[&[WRITTEN_AT]]), now.0.to_be_bytes());
         batch.commit().map_err(|e| self.shared.told("write a batch", e))
     }
 
     fn clear(&mut self) -> Result<(), StoreError> {
         let shared = &self.shared;
         let mut batch = shared.database.fjall.batch();
-        batch.insert(&shared.marks, self.key(&[&[CLEARING]]), 1_i64.to_be_bytes());
-        batch.remove(&shared.marks, self.key(&[&[POSITION]]));
-        batch.remove(&shared.marks, self.key(&[&[WRITTEN_AT]]));
+        batch.insert(&shared.rows, self.key(&[&[CLEARING]]), 1_i64.to_be_bytes());
+        batch.remove(&shared.rows, self.key(&[&[POSITION]]));
+        batch.remove(&shared.rows, self.key(&[&[WRITTEN_AT]]));
         batch.commit().map_err(|e| shared.told("begin to clear", e))?;
         self.forget()
     }
 }
 
-/// What a timer's key has in addition to its row's: the mark's letter and the due time.
-const TIMER_OVERHEAD: usize = 9;
+/// What a timer's key has in addition to its row's: the due time.
+const TIMER_OVERHEAD: usize = 8;
 
 impl DiskStore {
     fn key(&self, parts: &[&[u8]]) -> Vec<u8> {
@@ -208,7 +209,7 @@ impl DiskStore {
     }
 
     fn mark_at(&self, key: &[u8]) -> Result<Option<i64>, StoreError> {
-        match self.shared.marks.get(key).map_err(|e| self.shared.told("read a mark", e))? {
+        match self.shared.rows.get(key).map_err(|e| self.shared.told("read a mark", e))? {
             Some(value) => match value.as_ref().try_into() {
                 Ok(bytes) => Ok(Some(i64::from_be_bytes(bytes))),
                 Err(_) => Err(self.refused("a mark isn't a number".to_owned())),
@@ -221,7 +222,7 @@ impl DiskStore {
     fn timers(&self, limit: usize) -> Result<Vec<DueTimer>, StoreError> {
         let floor = ordered(self.floor.load(Ordering::Relaxed));
         let from = [&[TIMER_BY_DUE][..], &floor].concat();
-        let found = self.read(&self.shared.marks, &[TIMER_BY_DUE], &from, limit)?;
+        let found = self.read(&[TIMER_BY_DUE], &from, limit)?;
         let timers: Vec<DueTimer> =
             found.into_iter().filter_map(|(key, _)| timer_of(&key[self.id.len() + 1..])).collect();
         if limit > 0 {
@@ -231,34 +232,37 @@ impl DiskStore {
     }
 
     /// Keys of this store that begin with `prefix`, from `from` on, as they are on disk.
-    fn read(&self, of: &Keyspace, prefix: &[u8], from: &[u8], limit: usize) -> Result<Rows, StoreError> {
+    fn read(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Rows, StoreError> {
         let first = self.key(&[from]);
         let end = after_prefix(&self.key(&[prefix])).expect("an id has a zero byte in it, so a key is after it");
         if first >= end {
             return Ok(Vec::new());
         }
-        let rows = of.range(first..end).take(limit).map(|row| row.into_inner().map(|(k, v)| (k.to_vec(), v.to_vec())));
+        let rows = self
+            .shared
+            .rows
+            .range(first..end)
+            .take(limit)
+            .map(|row| row.into_inner().map(|(k, v)| (k.to_vec(), v.to_vec())));
         rows.collect::<Result<_, _>>().map_err(|e| self.shared.told("read rows", e))
     }
 
     /// Removes everything, the mark that says so last.
     fn forget(&mut self) -> Result<(), StoreError> {
         let shared = &self.shared;
-        for keyspace in [&shared.rows, &shared.marks] {
-            let clearing = self.key(&[&[CLEARING]]);
-            loop {
-                let mut found = self.read(keyspace, b"", b"", CLEAR_ROWS)?;
-                found.retain(|(key, _)| !(keyspace.id() == shared.marks.id() && *key == clearing));
-                if found.is_empty() {
-                    break;
-                }
-                let mut batch = shared.database.fjall.batch();
-                found.into_iter().for_each(|(key, _)| batch.remove(keyspace, key));
-                batch.commit().map_err(|e| shared.told("clear", e))?;
-            }
+        let clearing = self.key(&[&[CLEARING]]);
+        let mut from = Vec::new();
+        loop {
+            let found = self.read(b"", &from, CLEAR_ROWS)?;
+            let Some((last, _)) = found.last() else { break };
+            // Removed ones are passed over slowly until they are compacted away, so go on behind them.
+            from = [&last[self.id.len()..], &[0]].concat();
+            let mut batch = shared.database.fjall.batch();
+            found.into_iter().filter(|(key, _)| *key != clearing).for_each(|(key, _)| batch.remove(&shared.rows, key));
+            batch.commit().map_err(|e| shared.told("clear", e))?;
         }
         let mut batch = shared.database.fjall.batch();
-        batch.remove(&shared.marks, self.key(&[&[CLEARING]]));
+        batch.remove(&shared.rows, self.key(&[&[CLEARING]]));
         batch.commit().map_err(|e| shared.told("clear", e))?;
         self.floor.store(i64::MIN, Ordering::Relaxed);
         Ok(())

@@ -5,6 +5,7 @@
 
 pub(crate) mod database;
 pub mod disk;
+pub(crate) mod journal;
 pub mod memory;
 
 use crate::model::Timestamp;

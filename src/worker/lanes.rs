@@ -1,9 +1,8 @@
 //! The lane loop: a target's commands into lanes, lanes into calls, results and rows into one transaction.
 
 use crate::bus::{BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, Transaction};
-use crate::codec::CodecError;
-use crate::codec::public::{self, Encoder, Public};
-use crate::codec::source::{self, Schemas};
+use crate::codec::public::{Public, PublicCodec, PublicError};
+use crate::codec::source::{self, Reason, Rejection};
 use crate::lane::{Accepted, Breaker, Call, Ended, Lane, LaneEffect, RetryPolicy};
 use crate::model::topic::TopicNames;
 use crate::model::{AccountId, Command, TargetName, Timestamp, envelope};
@@ -30,7 +29,9 @@ pub enum WorkerError {
     #[error(transparent)]
     Restore(#[from] crate::runtime::RestoreError),
     #[error("encoding for topic {topic}: {error}")]
-    Codec { topic: String, error: CodecError },
+    Codec { topic: String, error: PublicError },
+    #[error("topic {topic}: {error}")]
+    Unavailable { topic: String, error: PublicError },
 }
 
 #[derive(Clone, Debug)]
@@ -43,8 +44,8 @@ pub struct LaneSettings {
     pub policy: RetryPolicy,
     /// Calls under way at once.
     pub concurrency: usize,
-    /// Largest record that a dead letter takes over whole, in bytes.
-    pub event_bytes: usize,
+    /// Largest record that `source-dead-letters` takes.
+    pub dead_letter_bytes: usize,
 }
 
 /// Which call of which assignment: what comes back for a partition that has gone since is not used.
@@ -82,8 +83,7 @@ pub struct LaneLoop {
     settings: LaneSettings,
     bus: Arc<dyn Bus>,
     stores: Arc<dyn Stores>,
-    encoder: Arc<Encoder>,
-    schemas: Arc<dyn Schemas>,
+    codec: Arc<PublicCodec>,
     metrics: Arc<Metrics>,
     now: Now,
     newest: Arc<Newest>,
@@ -112,8 +112,7 @@ impl LaneLoop {
         settings: LaneSettings,
         bus: Arc<dyn Bus>,
         stores: Arc<dyn Stores>,
-        encoder: Arc<Encoder>,
-        schemas: Arc<dyn Schemas>,
+        codec: Arc<PublicCodec>,
         metrics: Arc<Metrics>,
         newest: Arc<Newest>,
         now: Now,
@@ -128,8 +127,7 @@ impl LaneLoop {
             settings,
             bus,
             stores,
-            encoder,
-            schemas,
+            codec,
             metrics,
             now,
             newest,
@@ -222,12 +220,14 @@ impl LaneLoop {
     }
 
     fn accept(&mut self, record: Incoming, work: &mut Work, now: Timestamp) -> Result<(), WorkerError> {
-        let command =
-            match public::decode::<Command>(record.value.as_deref().unwrap_or_default(), self.schemas.as_ref()) {
-                Ok(command) if command.target == self.settings.target => command,
-                Ok(_) => return self.reject(&record, "it is for another target", work),
-                Err(error) => return self.reject(&record, &error.to_string(), work),
-            };
+        let command = match self.codec.decode::<Command>(record.value.as_deref().unwrap_or_default()) {
+            Ok(command) if command.target == self.settings.target => command,
+            Ok(_) => return self.reject(&record, "it is for another target", work),
+            Err(error) if error.is_transient() => {
+                return Err(WorkerError::Unavailable { topic: record.topic, error });
+            }
+            Err(error) => return self.reject(&record, &error.to_string(), work),
+        };
         let account = command.account.clone();
         let mut lane = self.lane(record.partition, &account)?;
         let generation = command.generation;
@@ -253,8 +253,8 @@ impl LaneLoop {
             "unusable command"
         );
         let topic = self.settings.topics.source_dead_letters();
-        let rejection = source::Rejection::undecodable(detail);
-        work.transaction.outputs.push(source::dead_letter(&topic, record, &rejection, self.settings.event_bytes));
+        let rejection = Rejection { reason: Reason::Unreadable, detail: detail.to_owned() };
+        work.transaction.outputs.push(source::dead_letter(&topic, record, &rejection, self.settings.dead_letter_bytes));
         Ok(())
     }
 
@@ -405,7 +405,7 @@ impl LaneLoop {
     }
 
     fn encode<T: Public>(&self, topic: String, account: &AccountId, of: &T) -> Result<Outgoing, WorkerError> {
-        match self.encoder.encode(self.settings.format, &topic, of) {
+        match self.codec.encode(self.settings.format, &topic, of) {
             Ok(encoded) => Ok(Outgoing {
                 topic,
                 partition: None,

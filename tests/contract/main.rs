@@ -1,3 +1,9 @@
 //! Contract suites: one list of tests a trait, run against every implementation.
 
+// A test ends where something can't go on.
+#![allow(clippy::unwrap_used)]
+
 mod bus;
+mod bus_embedded;
+mod killed;
+mod store;

@@ -36,13 +36,23 @@ fn accounts(world: &World, target: &str) -> Result<(), String> {
             (Some(desired), Some(observed)) => {
                 expected += 1;
                 let groups = observed.groups.clone().unwrap_or_default();
-                if !observed.active || observed.attributes != desired.attributes || groups != desired.entitlements.groups {
-                    return Err(format!("{target}: the account of {worker} is active {} with {:?} and {groups:?}, but should be {:?} with {:?}",
-                        observed.active, observed.attributes.0.values().map(Value::to_json).collect::<Vec<_>>(), desired.attributes.0.values().map(Value::to_json).collect::<Vec<_>>(), desired.entitlements.groups));
+                if !observed.active
+                    || observed.attributes != desired.attributes
+                    || groups != desired.entitlements.groups
+                {
+                    return Err(format!(
+                        "{target}: the account of {worker} is active {} with {:?} and {groups:?}, but should be {:?} with {:?}",
+                        observed.active,
+                        observed.attributes.0.values().map(Value::to_json).collect::<Vec<_>>(),
+                        desired.attributes.0.values().map(Value::to_json).collect::<Vec<_>>(),
+                        desired.entitlements.groups
+                    ));
                 }
             }
             (Some(_), None) => return Err(format!("{target}: {worker} should have an account and has none")),
-            (None, Some(observed)) if observed.active => return Err(format!("{target}: {worker} is out and can still get in")),
+            (None, Some(observed)) if observed.active => {
+                return Err(format!("{target}: {worker} is out and can still get in"));
+            }
             (None, observed) => expected += usize::from(observed.is_some()),
         }
     }
@@ -60,7 +70,10 @@ fn reference(world: &World, target: &str, facts: &Facts) -> Option<Desired> {
     let text = |of: &serde_json::Value, name: &str| of.get(name).and_then(Value::from_json).unwrap_or(Value::Null);
     let (hr_name, idp_name) = (SourceName::from("hr"), SourceName::from("idp"));
     let worker = Attributes::from(["worker", "name", "department", "status"].map(|name| (name, text(hr, name))));
-    let user = facts.idp.as_ref().map(|idp| Attributes::from(["worker", "phone", "teams"].map(|name| (name, text(idp, name)))));
+    let user = facts
+        .idp
+        .as_ref()
+        .map(|idp| Attributes::from(["worker", "phone", "teams"].map(|name| (name, text(idp, name)))));
     let mut records = vec![(&hr_name, &worker)];
     records.extend(user.as_ref().map(|user| (&idp_name, user)));
     let merged = kind.merge(&records);
@@ -88,7 +101,10 @@ fn generations(world: &World, target: &str) -> Result<BTreeMap<String, Generatio
             let command: Command = public::decode(&record.value.unwrap_or_default(), &NoSchemas).expect("a command");
             let before = last.insert(command.account.0.clone(), command.generation).unwrap_or_default();
             if command.generation != before.next() {
-                return Err(format!("{target}: account {} goes from generation {before} to {}", command.account, command.generation));
+                return Err(format!(
+                    "{target}: account {} goes from generation {before} to {}",
+                    command.account, command.generation
+                ));
             }
         }
     }
@@ -107,7 +123,10 @@ fn calls(world: &World, target: &str, last: &BTreeMap<String, Generation>) -> Re
             return Err(format!("{target}: {} was repeated for {} without a read", call.op, call.account));
         }
         if last.get(call.account.as_str()).is_none_or(|last| call.generation > *last) {
-            return Err(format!("{target}: {} was called with generation {} that nobody issued", call.account, call.generation));
+            return Err(format!(
+                "{target}: {} was called with generation {} that nobody issued",
+                call.account, call.generation
+            ));
         }
     }
     Ok(())

@@ -18,7 +18,8 @@ const SEEDS: u64 = 10;
 
 fn seeds() -> impl Iterator<Item = u64> {
     let number = |name: &str, otherwise: u64| {
-        std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+        std::env::var(name)
+            .map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
     };
     let from = number("LOCKSTEP_SIM_FROM", 1);
     from..from + number("LOCKSTEP_SIM_SEEDS", SEEDS)
@@ -32,7 +33,9 @@ fn whatever_fails_on_the_way_the_targets_end_as_a_serial_program_would_leave_the
         let mut world = World::new(seed);
         world.run();
         if let Err(fault) = auditor::audit(&world) {
-            panic!("seed {seed}: {fault}\nrun it again with LOCKSTEP_SIM_FROM={seed} LOCKSTEP_SIM_SEEDS=1 cargo test --test sim");
+            panic!(
+                "seed {seed}: {fault}\nrun it again with LOCKSTEP_SIM_FROM={seed} LOCKSTEP_SIM_SEEDS=1 cargo test --test sim"
+            );
         }
         counted.add(&world.counted);
         ran += 1;

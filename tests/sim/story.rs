@@ -73,7 +73,8 @@ pub fn write(random: &mut Random) -> Story {
     for number in 0..EVENTS {
         let worker = format!("W{}", random.below(PEOPLE));
         let person = facts.entry(worker.clone()).or_default();
-        let event = if random.percent(70) { hr(random, &worker, number, person) } else { idp(random, &worker, number, person) };
+        let event =
+            if random.percent(70) { hr(random, &worker, number, person) } else { idp(random, &worker, number, person) };
         told.push(event);
         if random.percent(10) {
             // A redelivery of one of the last few.

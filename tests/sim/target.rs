@@ -51,7 +51,11 @@ impl SimTarget {
 
 fn find<'a>(contents: &'a Contents, lookup: &Lookup) -> Option<&'a Observed> {
     let owned = |observed: &&Observed| observed.owner.as_deref() == Some(lookup.account.as_str());
-    lookup.external_id.as_ref().and_then(|id| contents.accounts.get(id)).or_else(|| contents.accounts.values().find(owned))
+    lookup
+        .external_id
+        .as_ref()
+        .and_then(|id| contents.accounts.get(id))
+        .or_else(|| contents.accounts.values().find(owned))
 }
 
 fn unreachable() -> CallError {
@@ -97,7 +101,13 @@ impl Connector for SimTarget {
         Ok(Page { accounts: self.contents.lock().unwrap().accounts.values().cloned().collect(), next: None })
     }
 
-    fn differences(&self, op: Op, desired: &Desired, revoked: &BTreeSet<String>, observed: Option<&Observed>) -> Vec<String> {
+    fn differences(
+        &self,
+        op: Op,
+        desired: &Desired,
+        revoked: &BTreeSet<String>,
+        observed: Option<&Observed>,
+    ) -> Vec<String> {
         let Some(observed) = observed else {
             return if op.is_deprovision() { Vec::new() } else { vec!["account".to_owned()] };
         };

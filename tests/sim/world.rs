@@ -13,8 +13,8 @@ use lockstep::model::topic::TopicNames;
 use lockstep::model::{TargetName, Timestamp};
 use lockstep::rules::{Bundle, PublicFormat};
 use lockstep::runtime::{Now, Processor, ProcessorSettings, Publisher};
-use lockstep::store::memory::MemoryStores;
 use lockstep::store::Stores;
+use lockstep::store::memory::MemoryStores;
 use lockstep::telemetry::Metrics;
 use lockstep::worker::{Completion, LaneLoop, LaneSettings, Newest, StartedCall, make};
 use std::collections::BTreeMap;
@@ -88,13 +88,22 @@ impl World {
         let topics = TopicNames::new("lockstep.");
         let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(Arc::clone(&now)));
         let targets: Vec<TargetName> = TARGETS.map(TargetName::from).to_vec();
-        let mut specs = topics::specs(&topics, &targets, &Wishes { inbox_partitions: PARTITIONS, command_partitions: 2, ..Wishes::default() });
+        let mut specs = topics::specs(
+            &topics,
+            &targets,
+            &Wishes { inbox_partitions: PARTITIONS, command_partitions: 2, ..Wishes::default() },
+        );
         specs.extend([story::HR_TOPIC, story::IDP_TOPIC].map(|topic| topics::source(topic, 2)));
         bus.create(&specs).expect("topics are made");
         let story = story::write(&mut random);
         let workers = TARGETS.map(|target| {
-            let worker =
-                Worker { lanes: None, newest: Arc::default(), calls: Vec::new(), ended: Vec::new(), orphans: Vec::new() };
+            let worker = Worker {
+                lanes: None,
+                newest: Arc::default(),
+                calls: Vec::new(),
+                ended: Vec::new(),
+                orphans: Vec::new(),
+            };
             (target, worker)
         });
         Self {
@@ -130,7 +139,9 @@ impl World {
             let busy = self.turn_processor() | TARGETS.map(|target| self.turn_worker(target)).contains(&true);
             self.pass(if busy { 5 } else { 20_000 });
             calm = if busy { 0 } else { calm + 1 };
-            if calm > 20 && self.workers.values().all(|worker| worker.lanes.as_ref().is_some_and(|lanes| lanes.waiting() == 0)) {
+            if calm > 20
+                && self.workers.values().all(|worker| worker.lanes.as_ref().is_some_and(|lanes| lanes.waiting() == 0))
+            {
                 for target in self.targets.values() {
                     self.counted.add(&target.counted.lock().unwrap().clone());
                 }

@@ -6,6 +6,7 @@ use super::super::BusError;
 use super::{EmbeddedOptions, Fsync};
 use crate::store::StoreError;
 use crate::store::database::{Database, FolderLock};
+use crate::store::journal;
 use fjall::{Keyspace, PersistMode};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -98,7 +99,11 @@ impl DiskMap {
             let rows = database.keyspace("bus", (memory / 8).max(1024 * 1024))?;
             Ok(Files { database, rows, unsynced: Mutex::default(), changed: Condvar::new() })
         };
-        let files = Arc::new(open().map_err(told)?);
+        let files = match open() {
+            Err(StoreError::Damaged { reason, .. }) if mended(&folder, &reason) => open(),
+            result => result,
+        };
+        let files = Arc::new(files.map_err(told)?);
         let syncer = match options.fsync {
             Fsync::EachCommit => None,
             Fsync::Every(interval) => Some(start_syncer(files.clone(), interval)?),
@@ -171,6 +176,24 @@ impl Files {
 
     fn told(&self, doing: &'static str, error: fjall::Error) -> BusError {
         told(self.database.told(doing, error))
+    }
+}
+
+/// After a loss of power the last commits, which were not synced, may be torn; without them the rest can be used.
+fn mended(folder: &Path, damage: &str) -> bool {
+    match journal::cut_torn_tail(folder) {
+        Ok(Some(cut)) => {
+            tracing::warn!(
+                folder = %folder.display(), damage, bytes = cut.bytes, kept_in = %cut.kept_in.display(),
+                "the last commits to the embedded bus were torn, as by a loss of power, and are left out"
+            );
+            true
+        }
+        Ok(None) => false,
+        Err(error) => {
+            tracing::error!(folder = %folder.display(), damage, %error, "the embedded bus can't be mended");
+            false
+        }
     }
 }
 

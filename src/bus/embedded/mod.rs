@@ -20,6 +20,8 @@ mod map;
 mod record;
 mod session;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod topic;
 
 use super::{BatchLimit, Bus, BusError, Ends, Incoming, Membership, Outgoing, Reader, Session, TopicSpec, TopicState};

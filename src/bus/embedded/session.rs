@@ -100,6 +100,12 @@ impl EmbeddedSession {
         let now = self.inner.clock.now();
         let mut state = self.inner.lock();
         fence(&state, &self.membership, self.epoch)?;
+        if !self.assigned {
+            return Err(BusError::Failed {
+                doing: format!("commit for group {}", self.membership.group),
+                reason: "this member has no partition yet: its first poll assigns them".to_owned(),
+            });
+        }
         let mut offsets = BTreeMap::new();
         for ((topic, partition), offset) in &transaction.offsets {
             let followed = self.cursor.partitions.iter().find(|p| p.topic == *topic && p.place.partition == *partition);
@@ -157,10 +163,8 @@ impl Session for EmbeddedSession {
                 return Err(self.crash("after the commit"));
             }
         }
-        self.write(&transaction).map_err(|error| {
-            self.rewind();
-            CommitError::Bus(error)
-        })
+        // Refused as a whole, the batch stays open: it can be committed otherwise.
+        self.write(&transaction).map_err(CommitError::Bus)
     }
 
     fn leave(self: Box<Self>) -> Result<(), BusError> {

@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 const EVERY_RECORDS: usize = 64;
 const EVERY_MS: i64 = 1000;
 
-/// Removed by one sweep at most: twice what came in meanwhile, so that a backlog shrinks.
+/// Removed by one sweep at most: twice what came in since the last, so that a backlog shrinks, and no less than this.
 const REMOVALS: usize = 2 * EVERY_RECORDS;
 
 /// A partition without anything old enough, or with a group's offset in the way, is looked at again so much later.
@@ -53,13 +53,14 @@ impl Log {
         if self.sweep.records < EVERY_RECORDS && now.0.saturating_sub(self.sweep.last) < EVERY_MS {
             return;
         }
+        let room = REMOVALS.max(2 * self.sweep.records);
         (self.sweep.records, self.sweep.last) = (0, now.0);
-        if let Err(error) = self.sweep(now) {
+        if let Err(error) = self.sweep(room, now) {
             tracing::warn!(%error, "old records of the embedded bus could not be removed");
         }
     }
 
-    fn sweep(&mut self, now: Timestamp) -> Result<(), BusError> {
+    fn sweep(&mut self, room: usize, now: Timestamp) -> Result<(), BusError> {
         let mut due: Vec<(Place, String)> = Vec::new();
         for (name, topic) in &self.topics {
             let partitions = (0..).zip(&topic.partitions).filter(|(_, state)| state.is_due(&topic.policy, now));
@@ -69,7 +70,7 @@ impl Log {
         let first = due.partition_point(|(place, _)| Some(*place) <= self.sweep.turn);
         due.rotate_left(first);
 
-        let mut removal = Removal { room: REMOVALS, changes: Changes::new() };
+        let mut removal = Removal { room, changes: Changes::new() };
         let mut swept = Vec::new();
         self.sweep.turn = None;
         for (place, name) in due {

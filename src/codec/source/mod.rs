@@ -50,6 +50,8 @@ pub enum Reason {
     WrongType,
     MissingRequired,
     TooLarge,
+    /// A record of one of Lockstep's own topics that this release can't read.
+    Unreadable,
 }
 
 impl Reason {
@@ -68,6 +70,7 @@ impl Reason {
             Self::WrongType => "wrong_type",
             Self::MissingRequired => "missing_required",
             Self::TooLarge => "too_large",
+            Self::Unreadable => "unreadable",
         }
     }
 }
