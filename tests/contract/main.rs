@@ -5,5 +5,6 @@
 
 mod bus;
 mod bus_embedded;
+mod bus_kafka;
 mod killed;
 mod store;
