@@ -22,13 +22,13 @@ const REQUEST_TIME_OUT: Duration = Duration::from_secs(30);
 #[derive(clap::Args, Clone, Debug)]
 pub struct Server {
     /// Where `dev` or `serve` listens [default: as the one of --data says, else http://127.0.0.1:7070]
-    #[arg(long, value_name = "URL", env = "LOCKSTEP_URL", hide_env = true)]
+    #[arg(long, global = true, value_name = "URL", env = "LOCKSTEP_URL", hide_env = true)]
     pub url: Option<String>,
     /// The file with the api's token [default: `token` in --data]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Ask the config's Kafka itself [default: only if no `serve` answers]
-    #[arg(long, conflicts_with_all = ["url", "token_file"])]
+    #[arg(long, global = true, conflicts_with_all = ["url", "token_file"])]
     pub direct: bool,
 }
 
@@ -159,7 +159,9 @@ impl Client {
         };
         let failure = Failure::new(Exit::Unreachable, what)
             .help("start one with `lockstep dev`, or name where it listens with --url");
-        anyhow::Error::new(error.without_url()).context(failure)
+        // The layers between say "client error"; the last one says what happened.
+        let error = anyhow::Error::new(error.without_url());
+        anyhow::anyhow!("{}", error.root_cause()).context(failure)
     }
 }
 

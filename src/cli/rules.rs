@@ -1,6 +1,6 @@
 //! `lockstep rules check|test`: is the config right, and do its rules do what their tests say?
 
-use super::{Common, Exit, Failure, out, runtime};
+use super::{Common, Exit, out, runtime};
 use crate::config::{BusRules, Config};
 use crate::rules::{TestOutcome, TestReport, example};
 use serde_json::json;
@@ -64,11 +64,7 @@ fn test(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         out::line(example::render(&reports).trim_end())?;
     }
-    match failed {
-        0 => Ok(Exit::Done.into()),
-        _ if json => Ok(Exit::Config.into()),
-        n => Err(Failure::new(Exit::Config, format!("{n} of {} rule tests failed", reports.len())).into()),
-    }
+    Ok(if failed == 0 { Exit::Done } else { Exit::Config }.into())
 }
 
 fn as_json(report: &TestReport) -> serde_json::Value {

@@ -30,11 +30,14 @@ pub fn install_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+/// For subcommands that only ask something: they say themselves what goes wrong.
+const QUIET: &str = "error,librdkafka=off";
+
 /// Begins to log as the config says; None for subcommands that only ask something: errors alone.
 pub fn start_logs(installation: Option<&Installation>) -> anyhow::Result<()> {
     let (format, filter) = match installation {
         Some(installation) => (installation.log, None),
-        None => (LogFormat::Text, Some("error")),
+        None => (LogFormat::Text, Some(QUIET)),
     };
     log::init(format, filter).map_err(|error| Failure::new(Exit::Failed, error.to_string()).into())
 }
@@ -101,13 +104,14 @@ pub fn kafka_settings(installation: &Installation, kafka: &KafkaRules, data: &Pa
 
 /// An error of the bus, with what can be done about it.
 pub fn bus_failure(error: &BusError) -> anyhow::Error {
-    let failure = Failure::new(Exit::Unreachable, error.to_string());
     match error {
-        BusError::Retriable { .. } => {
-            failure.help("check `bus:` in lockstep.yaml, and that the brokers run and can be reached from here").into()
+        BusError::Retriable { doing, reason } => Failure::new(Exit::Unreachable, format!("{doing}: {reason}"))
+            .help("check `bus:` in lockstep.yaml, and that the brokers run and can be reached from here")
+            .into(),
+        BusError::Fenced(_) => {
+            Failure::new(Exit::Failed, error.to_string()).help("give each process an instance name of its own").into()
         }
-        BusError::Fenced(_) => failure.help("give each process an instance name of its own").into(),
-        BusError::Failed { .. } | BusError::TooLarge { .. } => failure.into(),
+        BusError::Failed { .. } | BusError::TooLarge { .. } => Failure::new(Exit::Failed, error.to_string()).into(),
     }
 }
 
