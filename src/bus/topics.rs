@@ -6,9 +6,10 @@
 //! have chosen (retention, segments) is only warned of. Topics of the users' own are never touched.
 
 use super::{Bus, BusError, TopicFound, TopicSpec, TopicState};
+use crate::config::{BusRules, Config};
 use crate::model::TargetName;
 use crate::model::topic::TopicNames;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -33,14 +34,11 @@ const ENVELOPE_BYTES: u64 = 64 << 10;
 /// Kafka's own default, which no topic goes below.
 const LEAST_RECORD_BYTES: u64 = 1_048_588;
 
-/// How the topics of one installation are to be.
-#[derive(Clone, Debug)]
-pub struct Layout<'a> {
-    pub names: &'a TopicNames,
-    pub targets: &'a [TargetName],
-    /// The users' own topics, which sources read.
-    pub source_topics: &'a [String],
+/// What an installation may choose.
+#[derive(Clone, Copy, Debug)]
+pub struct Wishes {
     pub inbox_partitions: u32,
+    /// Of every target's commands.
     pub command_partitions: u32,
     /// Of topics that are made; None: the broker's default.
     pub replicas: Option<u16>,
@@ -48,32 +46,47 @@ pub struct Layout<'a> {
     pub event_bytes: usize,
 }
 
-impl Layout<'_> {
-    /// Every topic of Lockstep's own.
-    pub fn specs(&self) -> Vec<TopicSpec> {
-        let names = self.names;
-        let event = u64::try_from(self.event_bytes).unwrap_or(u64::MAX);
-        // Base64 of the original bytes (4/3), or a decoded record, and what is said about it.
-        let holds_event = (event.saturating_mul(2).saturating_add(ENVELOPE_BYTES)).max(LEAST_RECORD_BYTES);
-        let mut specs = vec![
-            // Work that waits: deleted by age alone, and late.
-            self.spec(names.inbox(), self.inbox_partitions, &log(UNPROCESSED_KEPT_MS, holds_event)),
-            self.spec(names.state(), self.inbox_partitions, &changelog(holds_event)),
-            self.spec(names.results(), self.command_partitions, &log(UNPROCESSED_KEPT_MS, holds_event)),
-            // One partition: what operators do is in one order for everyone. The read model is built from it anew at start.
-            self.spec(names.operations(), 1, &log(HISTORY_KEPT_MS, holds_event)),
-            self.spec(names.bundles(), 1, &changelog(LARGE_RECORD_BYTES)),
-            self.spec(names.decisions(), self.command_partitions, &log(HISTORY_KEPT_MS, holds_event)),
-            self.spec(names.alerts(), 1, &log(HISTORY_KEPT_MS, holds_event)),
-            self.spec(names.source_dead_letters(), 1, &log(HISTORY_KEPT_MS, holds_event)),
-        ];
-        for target in self.targets {
-            specs.push(self.spec(names.commands(target), self.command_partitions, &commands(holds_event)));
-            specs.push(self.spec(names.lanes(target), self.command_partitions, &changelog(holds_event)));
-            // A dead letter stays until it is resolved, which is a tombstone.
-            specs.push(self.spec(names.dead_letters(target), self.command_partitions, &changelog(holds_event)));
+/// As in lockstep.yaml on Kafka.
+impl Default for Wishes {
+    fn default() -> Self {
+        Self { inbox_partitions: 64, command_partitions: 6, replicas: None, event_bytes: 256 << 10 }
+    }
+}
+
+/// The topics of one installation.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub names: TopicNames,
+    pub targets: Vec<TargetName>,
+    /// The users' own topics, which sources read.
+    pub source_topics: Vec<String>,
+    pub wishes: Wishes,
+}
+
+impl Layout {
+    /// What a config asks for.
+    pub fn of(config: &Config) -> Self {
+        let installation = &config.installation;
+        let source_topics: BTreeSet<String> =
+            config.bundle.sources().iter().flat_map(|source| source.topics.iter().cloned()).collect();
+        Self {
+            names: installation.topics.clone(),
+            targets: config.bundle.targets().iter().map(|target| target.name.clone()).collect(),
+            source_topics: source_topics.into_iter().collect(),
+            wishes: Wishes {
+                inbox_partitions: installation.inbox_partitions,
+                command_partitions: installation.command_partitions,
+                replicas: match &installation.bus {
+                    BusRules::Kafka(kafka) => kafka.replicas,
+                    BusRules::Embedded => None,
+                },
+                event_bytes: installation.event_bytes,
+            },
         }
-        specs
+    }
+
+    pub fn specs(&self) -> Vec<TopicSpec> {
+        specs(&self.names, &self.targets, &self.wishes)
     }
 
     /// The largest record that any of them takes: what a client has to be able to send.
@@ -81,12 +94,47 @@ impl Layout<'_> {
         let limits = self.specs().into_iter().filter_map(|s| s.settings.get("max.message.bytes")?.parse().ok());
         limits.max().unwrap_or(usize::MAX)
     }
+}
 
-    fn spec(&self, name: String, partitions: u32, settings: &[(&str, String)]) -> TopicSpec {
+/// Every topic of Lockstep's own.
+pub fn specs(names: &TopicNames, targets: &[TargetName], wishes: &Wishes) -> Vec<TopicSpec> {
+    let (inbox, commands) = (wishes.inbox_partitions, wishes.command_partitions);
+    let event = u64::try_from(wishes.event_bytes).unwrap_or(u64::MAX);
+    // Base64 of the original bytes (4/3), or a decoded record, and what is said about it.
+    let holds_event = (event.saturating_mul(2).saturating_add(ENVELOPE_BYTES)).max(LEAST_RECORD_BYTES);
+    let spec = |name: String, partitions: u32, settings: &[(&str, String)]| {
         let unclean = ("unclean.leader.election.enable", "false".to_owned());
         let settings = settings.iter().chain([&unclean]).map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
-        TopicSpec { name, partitions, replicas: self.replicas, settings }
+        TopicSpec { name, partitions, replicas: wishes.replicas, settings }
+    };
+    let mut specs = vec![
+        // Work that waits: deleted by age alone, and late.
+        spec(names.inbox(), inbox, &log(UNPROCESSED_KEPT_MS, holds_event)),
+        spec(names.state(), inbox, &changelog(holds_event)),
+        spec(names.results(), commands, &log(UNPROCESSED_KEPT_MS, holds_event)),
+        // One partition: what operators do is in one order for everyone.
+        spec(names.operations(), 1, &log(HISTORY_KEPT_MS, holds_event)),
+        spec(names.bundles(), 1, &changelog(LARGE_RECORD_BYTES)),
+        spec(names.decisions(), commands, &log(HISTORY_KEPT_MS, holds_event)),
+        spec(names.alerts(), 1, &log(HISTORY_KEPT_MS, holds_event)),
+        spec(names.source_dead_letters(), 1, &log(HISTORY_KEPT_MS, holds_event)),
+    ];
+    for target in targets {
+        specs.push(spec(names.commands(target), commands, &commands_settings(holds_event)));
+        specs.push(spec(names.lanes(target), commands, &changelog(holds_event)));
+        // A dead letter stays until it is resolved, which is a tombstone.
+        specs.push(spec(names.dead_letters(target), commands, &changelog(holds_event)));
     }
+    specs
+}
+
+/// A source's topic as the embedded bus makes it, where no one else does. On Kafka it is the users' own.
+pub fn source(name: &str, partitions: u32) -> TopicSpec {
+    let settings = [
+        ("cleanup.policy".to_owned(), "delete".to_owned()),
+        ("retention.ms".to_owned(), UNPROCESSED_KEPT_MS.to_string()),
+    ];
+    TopicSpec { name: name.to_owned(), partitions, replicas: None, settings: settings.into() }
 }
 
 fn log(kept_ms: u64, record_bytes: u64) -> Vec<(&'static str, String)> {
@@ -112,7 +160,7 @@ fn changelog(record_bytes: u64) -> Vec<(&'static str, String)> {
 /// Commands are full desired state keyed by account, so the newest of an account says all, and a worker that comes late needs
 /// no other. Compaction without deletion keeps it as long as the account's worker may need it: with deletion a worker of the
 /// customer's own that was away for the retention time would miss a leaver. The account's end leaves one small record.
-fn commands(record_bytes: u64) -> Vec<(&'static str, String)> {
+fn commands_settings(record_bytes: u64) -> Vec<(&'static str, String)> {
     vec![
         ("cleanup.policy", "compact".into()),
         // A worker that reads ahead takes commands as they came; older ones go once they are this old.
@@ -190,8 +238,8 @@ fn lines(refusals: &[Refusal]) -> String {
 }
 
 /// What `apply` would do, and what stands against it.
-pub fn plan(bus: &dyn Bus, layout: &Layout<'_>) -> Result<Plan, BusError> {
-    let (specs, source_topics) = (layout.specs(), layout.source_topics);
+pub fn plan(bus: &dyn Bus, layout: &Layout) -> Result<Plan, BusError> {
+    let (specs, source_topics) = (layout.specs(), &layout.source_topics);
     let names: Vec<String> = specs.iter().map(|s| s.name.clone()).chain(source_topics.iter().cloned()).collect();
     let states: BTreeMap<String, TopicState> =
         bus.describe(&names)?.into_iter().map(|state| (state.name.clone(), state)).collect();
@@ -243,7 +291,7 @@ fn keep_written_twice(bus: &dyn Bus, made: &[TopicSpec]) -> Result<(), BusError>
 }
 
 /// What must hold before anything runs: every topic is there and correct. Gives what is only worth a warning.
-pub fn verify(bus: &dyn Bus, layout: &Layout<'_>) -> Result<Vec<Warning>, TopicsError> {
+pub fn verify(bus: &dyn Bus, layout: &Layout) -> Result<Vec<Warning>, TopicsError> {
     let plan = plan(bus, layout)?;
     if !plan.refuse.is_empty() {
         return Err(TopicsError::Refused(plan.refuse));
@@ -414,17 +462,8 @@ mod tests {
     use super::*;
 
     fn specs() -> Vec<TopicSpec> {
-        let (names, targets) = (TopicNames::new("lockstep."), [TargetName::from("directory")]);
-        Layout {
-            names: &names,
-            targets: &targets,
-            source_topics: &[],
-            inbox_partitions: 8,
-            command_partitions: 6,
-            replicas: None,
-            event_bytes: 262_144,
-        }
-        .specs()
+        let wishes = Wishes { inbox_partitions: 8, ..Wishes::default() };
+        super::specs(&TopicNames::new("lockstep."), &["directory".into()], &wishes)
     }
 
     fn spec(name: &str) -> TopicSpec {

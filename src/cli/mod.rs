@@ -16,6 +16,7 @@ mod rules;
 pub mod runtime;
 mod serve;
 mod token;
+pub mod topics;
 mod version;
 
 pub use failure::{Exit, Failure};
@@ -80,6 +81,8 @@ enum Command {
     Guard(guard::Args),
     /// The token that the HTTP api asks for
     Token(token::Args),
+    /// Kafka's topics: what is missing or wrong, and making them
+    Topics(topics::Args),
     /// What runs
     Version(version::Args),
 }
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Guard(args) => guard::run(&common, args),
         Command::Publish(args) => publish::run(&common, args),
         Command::Token(args) => token::run(&common, args),
+        Command::Topics(args) => topics::run(&common, args),
         Command::Version(args) => version::run(args),
     };
     outcome.unwrap_or_else(|error| failure::report(&error))
