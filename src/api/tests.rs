@@ -276,7 +276,12 @@ fn identities_are_listed_searched_and_shown_as_they_change() {
     }
     // Rows of no one's page must not appear, and bytes that can't be read must not hide those that can.
     api.state(
-        &EntityKey::Record { tenant: "acme".into(), source: "hr".into(), record: "1001".into() },
+        &EntityKey::Record {
+            tenant: "acme".into(),
+            source: "hr".into(),
+            record: "1001".into(),
+            route: "acme/1001".into(),
+        },
         key::HEAD,
         &head(),
     );

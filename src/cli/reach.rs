@@ -78,7 +78,7 @@ impl Reach {
         let health = Health::new();
         let parts = HostParts {
             installation,
-            bus: runtime::open_bus(installation, &common.data)?,
+            bus: runtime::open_bus(&config, &common.data)?,
             codec: runtime::codec(installation, &common.data)?,
             bundle: Arc::new(config.bundle),
             metrics: Arc::new(Metrics::new()),

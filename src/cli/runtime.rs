@@ -1,12 +1,13 @@
 //! What running subcommands share: the config, the data folder, the bus, the codec, logs, the tokio runtime, signals.
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, topics};
 use crate::bus::embedded::{EmbeddedBus, EmbeddedOptions};
-use crate::bus::kafka::{KafkaBus, KafkaSettings};
+use crate::bus::kafka::KafkaBus;
+use crate::bus::topics::Layout;
 use crate::bus::{Bus, BusError};
 use crate::codec::public::PublicCodec;
 use crate::codec::registry::Registry;
-use crate::config::{BusRules, Config, Installation, KafkaRules, LogFormat, resolve};
+use crate::config::{BusRules, Config, Installation, LogFormat, resolve};
 use crate::telemetry::log;
 use anyhow::Context;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -18,12 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 /// The exit code of a process that a second signal ended, as shells give it to SIGINT.
 const INTERRUPTED: i32 = 130;
-/// Largest record that is sent to Kafka, in events: one that carries an event's attributes beside what they were before,
-/// with room for its envelope.
-const RECORD_EVENTS: usize = 4;
-/// What every broker takes by default (`max.message.bytes`, less its batch overhead).
-const LEAST_RECORD_BYTES: usize = 1_000_000;
-
 /// rustls asks which cryptography to use, once a process.
 pub fn install_tls() {
     // An error says that one is installed already, which is as good.
@@ -66,8 +61,8 @@ pub fn create_data_dir(path: &Path) -> anyhow::Result<()> {
 }
 
 /// The bus that the config names; the data folder has to be there.
-pub fn open_bus(installation: &Installation, data: &Path) -> anyhow::Result<Arc<dyn Bus>> {
-    match &installation.bus {
+pub fn open_bus(config: &Config, data: &Path) -> anyhow::Result<Arc<dyn Bus>> {
+    match &config.installation.bus {
         BusRules::Embedded => match EmbeddedBus::open(data, &EmbeddedOptions::default()) {
             Ok(bus) => Ok(Arc::new(bus)),
             Err(error) => Err(Failure::new(Exit::Failed, error.to_string())
@@ -75,31 +70,10 @@ pub fn open_bus(installation: &Installation, data: &Path) -> anyhow::Result<Arc<
                 .into()),
         },
         BusRules::Kafka(kafka) => {
-            let settings = kafka_settings(installation, kafka, data)?;
-            match KafkaBus::connect(settings) {
-                Ok(bus) => Ok(Arc::new(bus)),
-                Err(error) => Err(bus_failure(&error)),
-            }
+            let settings = topics::kafka_settings(kafka, &Layout::of(config), data)?;
+            Ok(Arc::new(KafkaBus::connect(settings).map_err(|error| bus_failure(&error))?))
         }
     }
-}
-
-/// How the config's Kafka is reached, with its secrets.
-pub fn kafka_settings(installation: &Installation, kafka: &KafkaRules, data: &Path) -> anyhow::Result<KafkaSettings> {
-    let resolved = |what: &str, text: &str| {
-        let failure = |error| Failure::new(Exit::Config, format!("lockstep.yaml: bus: kafka: {what}: {error}"));
-        resolve(text, data).map(|secret| secret.expose().to_owned()).map_err(failure)
-    };
-    let mut properties = std::collections::BTreeMap::new();
-    for (name, value) in &kafka.properties {
-        properties.insert(name.clone(), resolved(name, value)?);
-    }
-    Ok(KafkaSettings {
-        bootstrap: resolved("bootstrap", &kafka.bootstrap)?,
-        properties,
-        client_id: "lockstep".to_owned(),
-        max_record_bytes: (RECORD_EVENTS * installation.event_bytes).max(LEAST_RECORD_BYTES),
-    })
 }
 
 /// An error of the bus, with what can be done about it.

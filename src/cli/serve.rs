@@ -32,7 +32,7 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     let cancel = runtime::cancelled_by_signals(&runtime_)?;
     let parts = HostParts {
         installation,
-        bus: runtime::open_bus(installation, &common.data)?,
+        bus: runtime::open_bus(&config, &common.data)?,
         codec: runtime::codec(installation, &common.data)?,
         bundle: Arc::new(config.bundle),
         metrics: Arc::new(Metrics::new()),
