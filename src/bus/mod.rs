@@ -9,6 +9,7 @@
 
 pub mod embedded;
 pub mod kafka;
+pub mod topics;
 
 pub use crate::model::{Incoming, Outgoing};
 use std::collections::BTreeMap;

@@ -3,8 +3,6 @@
 //! A test gets a `Bed`: a bus, and what this bus is able to do. It makes its own topics, so tests may run side by side on
 //! one broker. An implementation joins by `contract_suite!(module, open, ignore = "why")`, where `open()` gives its `Bed`.
 
-mod kafka;
-
 use lockstep::bus::{
     BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, TopicPartition, TopicSpec,
     Transaction,
@@ -15,10 +13,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a test waits for what has to happen: several session time-outs of a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a test watches that nothing happens.
 const QUIET: Duration = Duration::from_millis(1500);
-const LIMIT: BatchLimit = BatchLimit { records: 1000, bytes: 1 << 20 };
+pub const LIMIT: BatchLimit = BatchLimit { records: 1000, bytes: 1 << 20 };
 
 /// A bus under test.
 pub trait Bed {

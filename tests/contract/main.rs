@@ -5,6 +5,7 @@
 
 mod bus;
 mod bus_embedded;
+mod bus_kafka;
 mod killed;
 mod registry;
 mod store;

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A coordinator aborts what a dead process left open after this long, if nobody takes its place before.
-const TRANSACTION_TIMEOUT_MS: u32 = 10_000;
+pub(super) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Below the transaction's: a record that can't be delivered fails first, and the transaction is aborted in good order.
 const MESSAGE_TIMEOUT_MS: u32 = 9_000;
 /// How long a member may be silent before its partitions go to others.
@@ -171,7 +171,7 @@ impl KafkaSettings {
     fn transactional(&self, id: &str, batch_bytes: usize) -> ClientConfig {
         let mut config = self.base();
         config.set("transactional.id", id);
-        config.set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string());
+        config.set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string());
         config.set("message.timeout.ms", MESSAGE_TIMEOUT_MS.to_string());
         // Only failures are reported: a flush then ends as soon as the last record is acknowledged (see `Writer::flush`).
         config.set("delivery.report.only.error", "true");
@@ -226,7 +226,10 @@ impl ClientContext for Plain {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", "{}: {reason}", describe(&error));
-        *self.last_error.lock().expect("no holder of this lock panics") = Some(reason.to_owned());
+        // That all brokers are down follows from what was said of each.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.last_error.lock().expect("no holder of this lock panics") = Some(reason.to_owned());
+        }
     }
 }
 

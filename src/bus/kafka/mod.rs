@@ -34,6 +34,8 @@ const LIMITS_LAST: Duration = Duration::from_secs(300);
 const TOPICS_PATIENCE: Duration = Duration::from_secs(20);
 /// How often hanging calls are looked for, and clients that nobody polls are served.
 const CARE_INTERVAL: Duration = Duration::from_secs(1);
+/// max.message.bytes where nobody sets it: believed of topics whose settings this client may not read.
+const DEFAULT_TOPIC_BYTES: usize = 1_048_588;
 /// Bytes of a record batch and of one record beside key, value and headers, at most (KIP-98's format).
 const BATCH_OVERHEAD: usize = 61 + 26;
 /// The lengths of a header's name and value.
@@ -251,15 +253,14 @@ impl Cluster {
         let settings = match admin::settings(self, &names) {
             Ok(settings) => settings,
             Err(error) => {
-                // Without the right to read settings the own limit has to do; the broker refuses what is above its own.
-                tracing::warn!("{error}: only the own limit of {} bytes is checked", self.settings.max_record_bytes);
+                tracing::warn!("{error}: records are held to Kafka's default of {DEFAULT_TOPIC_BYTES} bytes");
                 BTreeMap::new()
             }
         };
         let mut cache = self.limits.lock().expect("no holder of this lock panics");
         for topic in unknown {
             let of_topic = settings.get(topic).and_then(|s| s.get("max.message.bytes")?.parse().ok());
-            let record_bytes = of_topic.unwrap_or(usize::MAX).min(self.settings.max_record_bytes);
+            let record_bytes = of_topic.unwrap_or(DEFAULT_TOPIC_BYTES).min(self.settings.max_record_bytes);
             let limits = Limits { partitions: partitions[topic], record_bytes, asked: Instant::now() };
             cache.insert(topic.to_owned(), limits);
             known.insert(topic, limits);
@@ -296,14 +297,12 @@ fn stored_bytes(record: &Outgoing) -> usize {
     BATCH_OVERHEAD + key + value + headers
 }
 
-/// Log lines and errors of a client that is only asked now and then.
+/// Takes log lines and errors off a client that is only asked now and then. A poll that took one looks like one that found
+/// nothing, so this just polls often enough for a second's lines.
 fn serve(inspector: &BaseConsumer<Plain>) {
-    /// So that a flood of lines can't hold the thread.
-    const AT_ONCE: usize = 100;
+    const AT_ONCE: usize = 50;
     for _ in 0..AT_ONCE {
-        if inspector.poll(Duration::ZERO).is_none() {
-            break;
-        }
+        inspector.poll(Duration::ZERO);
     }
 }
 

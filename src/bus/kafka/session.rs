@@ -201,6 +201,10 @@ impl KafkaSession {
         if self.writer.is_some() {
             return Ok(());
         }
+        // Opening would fence whoever has taken this name since.
+        if let Some((_, reason)) = self.consumer.client().fatal_error() {
+            return Err(self.fence(&reason));
+        }
         match Writer::open(&self.cluster.settings.committer(&self.membership), self.cluster.watchdog.clone()) {
             Ok(writer) => self.writer = Some(writer),
             Err(BusError::Fenced(reason)) => return Err(self.fence(&reason)),

@@ -4,7 +4,7 @@
 //! (librdkafka#5423): where the outcome of a commit can't be known the producer is dropped, and a new one of the same id
 //! settles it by initialising, as the coordinator then completes or aborts what was open.
 
-use super::client::{Delivery, describe, native_partition};
+use super::client::{Delivery, TRANSACTION_TIMEOUT, describe, native_partition};
 use super::watchdog::Watchdog;
 use crate::bus::{BusError, Outgoing};
 use rdkafka::TopicPartitionList;
@@ -72,6 +72,18 @@ impl Writer {
 
     /// One transaction.
     pub(super) fn write(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>) -> Result<(), WriteError> {
+        let begun = Instant::now();
+        match self.transact(records, offsets) {
+            // The coordinator fences whom it has timed out just as one whose place was taken. Opening anew tells: if another
+            // has this name, the consumer is fenced as well.
+            Err(WriteError::Fenced(reason)) if begun.elapsed() >= TRANSACTION_TIMEOUT => {
+                Err(WriteError::Unknown(format!("the transaction took longer than the coordinator waits: {reason}")))
+            }
+            result => result,
+        }
+    }
+
+    fn transact(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>) -> Result<(), WriteError> {
         self.producer.context().take_failure();
         self.producer.begin_transaction().map_err(|e| before_commit(&e))?;
         if let Err(error) = self.fill(records, offsets) {
