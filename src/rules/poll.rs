@@ -87,3 +87,55 @@ pub(super) fn read(fields: &mut Fields<'_>, format: SourceFormat) -> Option<Poll
         overlap,
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::{Bundle, SourceFile};
+
+    fn compile(poll: &str, format: &str) -> Result<Option<PollRules>, Vec<String>> {
+        let file = |path: &str, text: String| SourceFile { path: path.to_owned(), text };
+        let source = format!(
+            "source: idp\ntopic: idp.users\ntenant: acme\nformat: {format}\nevent: {{ id: id }}\nrecord: {{ id: user.id }}\n\
+             attributes: {{ name: user.username }}\n{poll}"
+        );
+        let identity =
+            "kinds:\n  person:\n    anchor: idp\n    correlate: [name]\n    attributes: { name: [idp.name] }\n"
+                .to_owned();
+        let target = "target: t\nconnector:\n  sql:\n    url: sqlite:t.db\n    accounts: { table: a, key: id, columns: { n: n } }\n\
+                      account: { match: n, attributes: { n: name } }\nleaver: { action: delete }\n"
+            .to_owned();
+        let files = [file("sources/idp.yaml", source), file("identity.yaml", identity), file("targets/t.yaml", target)];
+        match Bundle::compile(&files) {
+            Ok(bundle) => Ok(bundle.sources()[0].poll.clone()),
+            Err(problems) => Err(problems.into_iter().map(|problem| problem.message).collect()),
+        }
+    }
+
+    #[test]
+    fn a_keycloak_is_polled_with_usual_times_in_the_realm_it_signs_in_to() {
+        let text = "poll: { keycloak: { url: 'https://id.example.com', realm: staff, client_id: lockstep, client_secret: '${env:S}' } }";
+        let Some(PollRules::Keycloak(rules)) = compile(text, "keycloak").unwrap() else { panic!("a poll") };
+        assert_eq!((rules.realm.as_str(), rules.login_realm.as_str()), ("staff", "staff"));
+        assert_eq!((rules.interval, rules.overlap), (Duration::from_secs(5), Duration::from_secs(60)));
+        assert!(matches!(rules.login, KeycloakLogin::Client { secret } if secret == "${env:S}"));
+        assert!(compile("", "keycloak").unwrap().is_none());
+    }
+
+    #[test]
+    fn what_can_not_work_is_refused() {
+        let with = |rest: &str| {
+            format!("poll: {{ keycloak: {{ url: 'https://id.example.com', realm: staff, client_id: c, {rest} }} }}")
+        };
+        for (poll, format, expected) in [
+            (with("client_secret: 's3cret'"), "keycloak", "a secret must not stand in a rule file"),
+            (with("username: me, password: s3cret"), "keycloak", "a secret must not stand in a rule file"),
+            (with("interval: 5s"), "keycloak", "the poller has to sign in, in one way"),
+            (with("username: me, client_secret: '${env:S}'"), "keycloak", "the poller has to sign in, in one way"),
+            (with("client_secret: '${env:S}', interval: 1ms"), "keycloak", "this is too often"),
+            (with("client_secret: '${env:S}'"), "json", "what is polled from Keycloak is of format keycloak"),
+        ] {
+            assert_eq!(compile(&poll, format).unwrap_err(), [expected], "{poll}");
+        }
+    }
+}
