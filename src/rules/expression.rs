@@ -521,7 +521,7 @@ mod tests {
             ("start.year", "`.year` asks for a field of text, which has none at 0"),
             ("Person{name: given}", "there are no objects like `Person` here at 6"),
             ("tables.departments", "no table is named `departments` at 7"),
-            ("groups.map(a, groups.map(b, groups.map(c, c)))", "loops in loops may be 2 deep at most at 31"),
+            ("groups.map(a, groups.map(b, groups.map(c, c)))", "loops in loops may be 2 deep at most at 35"),
             ("  ", "the expression is empty at 0"),
         ] {
             let errors = Expression::compile(text, &language(), &names()).unwrap_err();
