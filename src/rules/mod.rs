@@ -25,6 +25,9 @@ mod entitlement;
 mod identity;
 mod target_draft;
 
+#[cfg(test)]
+mod tests;
+
 use crate::model::{Attributes, Value};
 use expression::{EvaluationError, Expression};
 

@@ -309,19 +309,17 @@ fn tenant(fields: &mut Fields<'_>) -> Option<TenantRule> {
     let header = rule.text("header").map(|header| TenantRule::Header(header.value));
     let field = rule.get("field").and_then(|node| path(page, node)).map(TenantRule::Field);
     let topic = rule.text("topic").and_then(|pattern| topic_pattern(page, &pattern)).map(TenantRule::Topic);
+    let written = ["header", "field", "topic"].iter().filter(|key| rule.key_place(key).is_some()).count();
     rule.finish();
-    let mut rules = [header, field, topic].into_iter().flatten();
-    let first = rules.next();
-    if first.is_none() || rules.next().is_some() {
+    if written != 1 {
         page.problem(
             node.place,
             "the tenant comes from one place",
             "write `tenant: acme`, `{header: x-tenant}`, `{field: company}` or `{topic: 'hr\\.(?P<tenant>[a-z]+)'}`"
                 .to_owned(),
         );
-        return None;
     }
-    first
+    header.or(field).or(topic)
 }
 
 fn topic_pattern(page: &Page<'_>, pattern: &Placed<String>) -> Option<TopicPattern> {
