@@ -180,6 +180,16 @@ impl Lane {
         matches!(self.work, Work::Running { .. } | Work::Checking { .. })
     }
 
+    /// A command waits for its first try, or is being tried.
+    pub fn is_unsettled(&self) -> bool {
+        match &self.work {
+            Work::Waiting(pending) => pending.calls == 0,
+            Work::Running { .. } => true,
+            Work::Checking { next, .. } => next.is_some(),
+            Work::Idle => false,
+        }
+    }
+
     /// Marks the call as made; the row is stored before it really is.
     pub fn start(&mut self, now: Timestamp) -> Option<Call> {
         match std::mem::take(&mut self.work) {
