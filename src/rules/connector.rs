@@ -68,6 +68,9 @@ pub struct ScimRules {
     pub token: Option<String>,
     /// Account attribute to SCIM path: `userName`, `name.givenName`, `emails[type eq "work"].value`.
     pub attributes: BTreeMap<String, String>,
+    /// Groups that the rules grant and the target doesn't have are made there.
+    #[serde(default)]
+    pub create_groups: bool,
 }
 
 impl ConnectorRules {

@@ -7,6 +7,7 @@ use crate::model::{Attributes, Timestamp, Value};
 use jiff::SignedDuration;
 use jiff::civil::Date;
 use jiff::tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase};
+use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 
 static TIME_ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
@@ -21,7 +22,7 @@ pub struct Lifecycle {
     pub next: Option<Timestamp>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Phase {
     /// Its start is still to come.
     Future,
@@ -80,6 +81,18 @@ impl Phase {
 
 impl LifecycleRules {
     pub fn evaluate(&self, kind: &str, merged: &Attributes, now: Timestamp) -> Result<Lifecycle, RuleError> {
+        let active = match &self.active {
+            Some(rule) => rule.is_true(merged, kind)?,
+            None => true,
+        };
+        match self.dated(merged, now, active) {
+            // A date that nobody can read must not keep a leaver in.
+            Err(_) if !active => Ok(Lifecycle { phase: Phase::Ended, since: None, next: None }),
+            lifecycle => lifecycle,
+        }
+    }
+
+    fn dated(&self, merged: &Attributes, now: Timestamp, active: bool) -> Result<Lifecycle, RuleError> {
         let zone = self.zone(merged)?;
         let start = instant_of(self.start.as_ref(), merged, &zone, Edge::Start)?;
         let last_day = match self.last_day {
@@ -87,10 +100,6 @@ impl LifecycleRules {
             LastDay::Excluded => Edge::Start,
         };
         let end = instant_of(self.end.as_ref(), merged, &zone, last_day)?;
-        let active = match &self.active {
-            Some(rule) => rule.is_true(merged, kind)?,
-            None => true,
-        };
         // The end counts before the start: dates that contradict each other never give access.
         let ended = end.filter(|end| *end <= now);
         Ok(match (ended, start) {
