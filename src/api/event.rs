@@ -99,7 +99,14 @@ pub(super) async fn append(api: &Arc<Api>, records: Vec<Outgoing>) -> Result<(),
             format!("an event has {bytes} bytes with its headers, the topic takes {limit}"),
             "send smaller events, or raise the topic's max.message.bytes",
         )),
-        Ok(Err(error)) => Err(Refusal::unavailable(format!("the bus took nothing: {error}"))),
+        Ok(Err(error @ BusError::Retriable { .. })) => {
+            Err(Refusal::unavailable(format!("the bus took nothing: {error}")))
+        }
+        Ok(Err(error)) => Err(Refusal::new(
+            StatusCode::BAD_GATEWAY,
+            format!("the bus took nothing: {error}"),
+            "mend that first, then send it again",
+        )),
         Err(_) => Err(Refusal::unavailable("the bus took nothing: the append ended in a bug, see the log")),
     }
 }

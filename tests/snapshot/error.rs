@@ -96,6 +96,13 @@ fn no_token_yet() {
 }
 
 #[test]
+fn where_the_token_is() {
+    let here = Here::new();
+    here.file("data/token", TOKEN);
+    insta::assert_snapshot!(here.run(&["token", "path"]));
+}
+
+#[test]
 fn a_token_file_that_holds_none() {
     let here = Here::new();
     here.file("data/token", "\n");
