@@ -10,6 +10,7 @@ mod guard;
 pub mod host;
 mod identities;
 pub mod out;
+mod poll;
 mod publish;
 mod reach;
 mod rules;
@@ -73,6 +74,8 @@ enum Command {
     Rules(rules::Args),
     /// Bring source events from stdin, one JSON object a line, to a source's topic
     Publish(publish::Args),
+    /// Bring changes from a system that writes to no topic to its source's topic
+    Poll(poll::Args),
     /// Who is known, and what each target should show of them
     Identities(identities::Args),
     /// Dead letters: commands that need a person or a changed cause
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Dlq(args) => dlq::run(&common, args),
         Command::Guard(args) => guard::run(&common, args),
         Command::Publish(args) => publish::run(&common, args),
+        Command::Poll(args) => poll::run(&common, args),
         Command::Token(args) => token::run(&common, args),
         Command::Topics(args) => topics::run(&common, args),
         Command::Version(args) => version::run(args),
