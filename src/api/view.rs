@@ -304,7 +304,7 @@ impl Rows {
             .dead_letters
             .values()
             .filter(|l| is(tenant, &l.command.tenant) && is(target, &l.command.target))
-            .map(|letter| dead_letter_line(letter))
+            .map(dead_letter_line)
             .collect();
         lines.sort_by(|a, b| (a.at, &a.account).cmp(&(b.at, &b.account)));
         lines

@@ -67,10 +67,14 @@ fn an_empty_config_folder() {
 fn mistakes_in_a_config() {
     let here = config("ada");
     here.file("lockstep.yaml", "tenants: [acme]\nbus:\n  kafak: { bootstrap: 127.0.0.1:9092 }\n")
-        .file(
-            "sources/hr.yaml",
-            &SOURCE.replace("format: json", "format: jsn").replace("tenant: acme", "tenant: acmee"),
-        )
+        .file("sources/hr.yaml", &SOURCE.replace("format: json", "format: jsn"));
+    insta::assert_snapshot!(here.run(&["rules", "check"]));
+}
+
+#[test]
+fn mistakes_in_rules() {
+    let here = config("ada");
+    here.file("sources/hr.yaml", &SOURCE.replace("tenant: acme", "tenant: acmee"))
         .file("targets/directory.yaml", &TARGET.replace("lower(givenName)", "lowercase(givenname)"));
     insta::assert_snapshot!(here.run(&["rules", "check"]));
 }
