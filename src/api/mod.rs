@@ -14,12 +14,13 @@ mod token;
 pub mod view;
 
 pub use event::{EventIntake, KeyOf};
-pub use model::{Decode, ReadModel};
+pub use model::ReadModel;
 pub use refusal::Refusal;
 pub use status::{liveness, readiness};
 pub use token::{Token, TokenError};
 
 use crate::bus::Bus;
+use crate::codec::public::PublicCodec;
 use crate::model::topic::TopicNames;
 use crate::model::{SourceName, TenantId};
 use crate::telemetry::{Health, Metrics};
@@ -59,6 +60,7 @@ pub struct Parts {
     pub event_bytes: usize,
     pub token: Token,
     pub model: Arc<ReadModel>,
+    pub codec: Arc<PublicCodec>,
     pub metrics: Arc<Metrics>,
     pub health: Health,
 }
@@ -72,6 +74,7 @@ struct Api {
     event_bytes: usize,
     token: Token,
     model: Arc<ReadModel>,
+    codec: Arc<PublicCodec>,
     metrics: Arc<Metrics>,
     health: Health,
     /// Turns to append to the bus.
@@ -85,9 +88,10 @@ pub async fn listen(address: &str) -> Result<TcpListener, ApiError> {
 
 /// All routes of the api; other pages may be merged to it.
 pub fn router(parts: Parts) -> Router {
-    let Parts { bus, topics, tenants, sources, event_bytes, token, model, metrics, health } = parts;
+    let Parts { bus, topics, tenants, sources, event_bytes, token, model, codec, metrics, health } = parts;
     let appends = Arc::new(Semaphore::new(event::APPENDS));
-    let api = Arc::new(Api { bus, topics, tenants, sources, event_bytes, token, model, metrics, health, appends });
+    let api =
+        Arc::new(Api { bus, topics, tenants, sources, event_bytes, token, model, codec, metrics, health, appends });
     let events = Router::new()
         .route("/v1/events/{source}", post(event::post))
         .layer(DefaultBodyLimit::max(event::request_bytes(event_bytes)));

@@ -7,6 +7,7 @@
 //! there is; who has more starts the api (`lockstep serve`) on a machine of its own, or does without.
 
 use crate::bus::{Bus, BusError, Incoming, Reader};
+use crate::codec::public::{Public, PublicCodec};
 use crate::entity::{AccountRow, key};
 use crate::model::topic::TopicNames;
 use crate::model::{AccountId, DeadLetter, EntityKey, ResultEvent, TargetName, envelope};
@@ -30,13 +31,6 @@ const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MOST: Duration = Duration::from_secs(10);
 /// The longest a loop may be silent: an unreachable broker lets calls wait for up to a minute.
 const MAX_SILENCE: Duration = Duration::from_secs(180);
-
-/// Reads the public topics, each in its target's format.
-pub trait Decode: Send + Sync {
-    /// An error says why, without content.
-    fn dead_letter(&self, value: &[u8]) -> Result<DeadLetter, String>;
-    fn result(&self, value: &[u8]) -> Result<ResultEvent, String>;
-}
 
 pub struct ReadModel {
     rows: RwLock<Rows>,
@@ -79,7 +73,7 @@ impl ReadModel {
         bus: Arc<dyn Bus>,
         topics: &TopicNames,
         targets: &[TargetName],
-        decode: Arc<dyn Decode>,
+        codec: Arc<PublicCodec>,
         health: &Health,
         cancel: CancellationToken,
     ) -> std::io::Result<JoinHandle<()>> {
@@ -92,7 +86,7 @@ impl ReadModel {
         std::thread::Builder::new().name("read-model".to_owned()).spawn(move || {
             let mut pause = PAUSE_FIRST;
             let mut tail =
-                Tail { model, contents, decode, next: BTreeMap::new(), goals: BTreeMap::new(), unreadable: 0 };
+                Tail { model, contents, codec, next: BTreeMap::new(), goals: BTreeMap::new(), unreadable: 0 };
             while !cancel.is_cancelled() {
                 let began = Instant::now();
                 let Err(error) = tail.run(bus.as_ref(), &cancel, &heartbeat) else { return };
@@ -184,7 +178,7 @@ impl Rows {
 struct Tail {
     model: Arc<ReadModel>,
     contents: BTreeMap<String, Content>,
-    decode: Arc<dyn Decode>,
+    codec: Arc<PublicCodec>,
     /// The next offset of each partition that is read.
     next: BTreeMap<(String, u32), i64>,
     /// What has to be read before the model has caught up.
@@ -259,7 +253,7 @@ impl Tail {
         for record in records {
             self.next.insert((record.topic.clone(), record.partition), record.offset + 1);
             let Some(content) = self.contents.get(&record.topic) else { continue };
-            match read(content, record, self.decode.as_ref()) {
+            match read(content, record, &self.codec) {
                 Ok(change) => changes.extend(change),
                 Err(reason) => {
                     self.unreadable += 1;
@@ -324,20 +318,24 @@ impl Change {
     }
 }
 
-fn read(content: &Content, record: Incoming, decode: &dyn Decode) -> Result<Option<Change>, String> {
+fn read(content: &Content, record: Incoming, codec: &PublicCodec) -> Result<Option<Change>, String> {
     let key = record.key.unwrap_or_default();
     match content {
         Content::State => Ok(Some(Change::State { key, value: record.value })),
         Content::Results => match record.value {
-            Some(value) => Ok(Some(Change::Result(Box::new(decode.result(&value)?)))),
+            Some(value) => Ok(Some(Change::Result(Box::new(decoded(codec, &value)?)))),
             None => Ok(None),
         },
         Content::DeadLetters(target) => {
             let account = String::from_utf8(key).map_err(|_| "a dead letter's key is not text".to_owned())?;
-            let letter = record.value.map(|value| decode.dead_letter(&value)).transpose()?.map(Box::new);
+            let letter = record.value.map(|value| decoded(codec, &value)).transpose()?.map(Box::new);
             Ok(Some(Change::DeadLetter { place: (target.clone(), AccountId(account)), letter }))
         }
     }
+}
+
+fn decoded<T: Public>(codec: &PublicCodec, value: &[u8]) -> Result<T, String> {
+    codec.decode(value).map_err(|error| error.to_string())
 }
 
 fn sleep(time: Duration, cancel: &CancellationToken) {

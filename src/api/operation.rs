@@ -6,6 +6,7 @@
 use super::{Api, Refusal, event};
 use crate::bus::Outgoing;
 use crate::model::{AccountId, Action, Operation, TargetName, TenantId, Timestamp};
+use crate::rules::PublicFormat;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -123,19 +124,20 @@ fn operation(tenant: TenantId, action: Action) -> Operation {
     Operation { id: uuid::Uuid::new_v4().to_string(), tenant, actor: ACTOR.to_owned(), at, action }
 }
 
-/// An operation as a record of its topic.
-pub fn record(topic: String, operation: &Operation) -> Outgoing {
-    Outgoing {
+async fn submit(api: &Arc<Api>, operation: Operation, mut answer: serde_json::Value) -> Answer {
+    let topic = api.topics.operations();
+    let encoded = api
+        .codec
+        .encode(PublicFormat::Json, &topic, &operation)
+        .map_err(|error| Refusal::unavailable(format!("the operation can't be written: {error}")))?;
+    let record = Outgoing {
         topic,
         partition: None,
         key: Some(operation.tenant.0.clone().into_bytes()),
-        value: Some(serde_json::to_vec(operation).expect("an operation is plain data")),
-        headers: Vec::new(),
-    }
-}
-
-async fn submit(api: &Arc<Api>, operation: Operation, mut answer: serde_json::Value) -> Answer {
-    event::append(api, vec![record(api.topics.operations(), &operation)]).await?;
+        value: Some(encoded.value),
+        headers: encoded.headers,
+    };
+    event::append(api, vec![record]).await?;
     tracing::info!(operation = operation.id, tenant = %operation.tenant, "operation submitted");
     answer["operation"] = operation.id.into();
     Ok((StatusCode::ACCEPTED, Json(answer)))

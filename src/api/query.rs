@@ -90,7 +90,10 @@ pub(super) async fn deprovisions(State(api): State<Arc<Api>>, Query(filter): Que
     let now = Timestamp(jiff::Timestamp::now().as_millisecond());
     let mut all = api.model.read().deprovisions(filter.tenant.as_ref(), now);
     all.retain(|open| filter.target.as_ref().is_none_or(|target| open.target == *target));
-    filter.page(all)
+    let overdue = all.iter().filter(|open| open.overdue).count();
+    let mut page = filter.page(all)?;
+    page["overdue"] = overdue.into();
+    Ok(page)
 }
 
 pub(super) async fn quarantine(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {

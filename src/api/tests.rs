@@ -3,28 +3,26 @@
 use super::*;
 use crate::bus::embedded::{EmbeddedBus, WallClock};
 use crate::bus::{Incoming, Outgoing, TopicSpec};
+use crate::codec::public::Public;
 use crate::entity::{AccountRow, Clock, Held, IdentityHead, IdentityRecord, key};
 use crate::model::{
     AccountId, Action, Address, Attributes, Cause, Command, DeadLetter, Desired, Entitlements, EntityKey, ErrorClass,
     Generation, IdentityId, Intent, Op, Operation, Outcome, ResultEvent, RoutingKey, TargetName, Timestamp, envelope,
 };
-use crate::rules::Phase;
+use crate::rules::{Phase, PublicFormat};
 use crate::runtime::Quarantined;
 use serde_json::{Value, json};
 use std::time::Instant;
 
 const EVENT_BYTES: usize = 1000;
 
-struct AsJson;
+fn codec() -> Arc<PublicCodec> {
+    Arc::new(PublicCodec::new(None))
+}
 
-impl Decode for AsJson {
-    fn dead_letter(&self, value: &[u8]) -> Result<DeadLetter, String> {
-        serde_json::from_slice(value).map_err(|error| error.to_string())
-    }
-
-    fn result(&self, value: &[u8]) -> Result<ResultEvent, String> {
-        serde_json::from_slice(value).map_err(|error| error.to_string())
-    }
+/// As its topic's writers write it; in Avro, as some targets declare.
+fn public<T: Public>(topic: &str, value: &T) -> Vec<u8> {
+    codec().encode(PublicFormat::Avro, topic, value).unwrap().value
 }
 
 /// A running api.
@@ -67,9 +65,7 @@ impl Running {
         let token = Token::open_or_create(data.path()).unwrap();
         let (health, cancel) = (Health::new(), CancellationToken::new());
         let model = ReadModel::new(&health);
-        model
-            .follow(Arc::clone(&bus), &topics, &["directory".into()], Arc::new(AsJson), &health, cancel.clone())
-            .unwrap();
+        model.follow(Arc::clone(&bus), &topics, &["directory".into()], codec(), &health, cancel.clone()).unwrap();
         assert!(model.wait(Duration::from_secs(10)));
         let intake = EventIntake {
             topics: vec!["hr.workers".into()],
@@ -88,6 +84,7 @@ impl Running {
             event_bytes: EVENT_BYTES,
             token,
             model: Arc::clone(&model),
+            codec: codec(),
             metrics: Arc::new(Metrics::new()),
             health: health.clone(),
         });
@@ -279,7 +276,12 @@ fn identities_are_listed_searched_and_shown_as_they_change() {
     }
     // Rows of no one's page must not appear, and bytes that can't be read must not hide those that can.
     api.state(
-        &EntityKey::Record { tenant: "acme".into(), source: "hr".into(), record: "1001".into() },
+        &EntityKey::Record {
+            tenant: "acme".into(),
+            source: "hr".into(),
+            record: "1001".into(),
+            route: "acme/1001".into(),
+        },
         key::HEAD,
         &head(),
     );
@@ -320,6 +322,7 @@ fn an_open_deprovision_is_shown_until_its_clock_stops() {
     api.state(&identity("id-1"), "account/directory", &row);
     let open = api.list("/v1/deprovisions", 1);
     assert_eq!(open["items"][0]["overdue"], true);
+    assert_eq!((&open["total"], &open["overdue"]), (&json!(1), &json!(1)));
     assert_eq!(open["items"][0]["waits_for"], "dead_letter");
     assert_eq!(open["items"][0]["effective"], "1970-01-01T00:00:01.000Z");
     assert!(open["items"][0]["age_seconds"].as_f64().unwrap() > 1e9);
@@ -362,7 +365,7 @@ fn what_is_held_is_released_by_an_operation_that_says_what_it_means() {
     let records = api.records(&api.topics.operations());
     assert_eq!(records[0].key.as_deref(), Some(&b"acme"[..]));
     let operations: Vec<Operation> =
-        records.iter().map(|r| serde_json::from_slice(r.value.as_ref().unwrap()).unwrap()).collect();
+        records.iter().map(|r| codec().decode(r.value.as_ref().unwrap()).unwrap()).collect();
     assert_eq!(answer["operation"], operations[0].id.as_str());
     assert_eq!(operations[0].action, Action::GuardRelease { target: Some("directory".into()), account: None });
     assert_eq!(operations[1].action, Action::GuardReject { target: None, account: Some(AccountId::new("account-1")) });
@@ -375,7 +378,7 @@ fn a_dead_letter_is_listed_redriven_and_gone_with_its_tombstone() {
     let letter = dead_letter("id-1");
     let topic = api.topics.dead_letters(&TargetName::from("directory"));
     let key = letter.command.account.0.clone().into_bytes();
-    api.write(&topic, key.clone(), Some(serde_json::to_vec(&letter).unwrap()));
+    api.write(&topic, key.clone(), Some(public(&topic, &letter)));
     api.write(&topic, b"unreadable".to_vec(), Some(b"?".to_vec()));
     let list = api.list("/v1/dead-letters", 1);
     assert_eq!(list["items"][0]["error"], "uniqueness");
@@ -387,10 +390,8 @@ fn a_dead_letter_is_listed_redriven_and_gone_with_its_tombstone() {
     assert_eq!(api.post(&format!("{path}/drop"), "").0, 202);
     assert_eq!(api.post("/v1/dead-letters/directory/other/redrive", "").0, 404);
     let operations = api.records(&api.topics.operations());
-    let actions: Vec<Action> = operations
-        .iter()
-        .map(|r| serde_json::from_slice::<Operation>(r.value.as_ref().unwrap()).unwrap().action)
-        .collect();
+    let actions: Vec<Action> =
+        operations.iter().map(|r| codec().decode::<Operation>(r.value.as_ref().unwrap()).unwrap().action).collect();
     let (target, account, identity, routing_key) =
         (TargetName::from("directory"), letter.command.account, IdentityId::from("id-1"), letter.command.routing_key);
     assert_eq!(
@@ -432,7 +433,7 @@ fn results_and_quarantines_are_shown() {
             effective: None,
             traceparent: None,
         };
-        api.write(&api.topics.results(), b"a".to_vec(), Some(serde_json::to_vec(&result).unwrap()));
+        api.write(&api.topics.results(), b"a".to_vec(), Some(public(&api.topics.results(), &result)));
     }
     let results = api.list("/v1/results", 3);
     assert_eq!((&results["items"][0]["attempt"], &results["items"][0]["millis"]), (&json!(2), &json!(250)));
@@ -466,7 +467,7 @@ fn a_model_waits_for_a_topic_that_is_not_there_yet() {
     let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(Arc::new(WallClock)));
     let (health, cancel) = (Health::new(), CancellationToken::new());
     let model = ReadModel::new(&health);
-    let thread = model.follow(Arc::clone(&bus), &topics, &[], Arc::new(AsJson), &health, cancel.clone()).unwrap();
+    let thread = model.follow(Arc::clone(&bus), &topics, &[], codec(), &health, cancel.clone()).unwrap();
     assert!(!model.wait(Duration::from_millis(200)));
     assert_eq!(health.readiness()[0].waiting_for.as_deref(), Some("topic later.state isn't there yet"));
     bus.create(&[TopicSpec { name: topics.state(), partitions: 1, replicas: None, settings: BTreeMap::new() }])

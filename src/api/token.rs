@@ -46,6 +46,12 @@ impl Token {
         Ok(Self { digest: Sha256::digest(text.as_bytes()).into(), path })
     }
 
+    /// A token that is in no file, with its text: for an api that only this process asks.
+    pub fn of_process() -> Result<(Self, String), TokenError> {
+        let text = random()?;
+        Ok((Self { digest: Sha256::digest(text.as_bytes()).into(), path: PathBuf::from("no file") }, text))
+    }
+
     /// The token's text, for a client.
     pub fn read(path: &Path) -> Result<String, TokenError> {
         let text = std::fs::read_to_string(path)
@@ -74,9 +80,7 @@ impl Token {
 /// Writes a new token beside its place and links it there: a reader sees all of it or none, and never loses one that another
 /// process has just made.
 fn create(path: &Path) -> Result<(), TokenError> {
-    let mut random = [0u8; RANDOM_BYTES];
-    getrandom::fill(&mut random).map_err(TokenError::Random)?;
-    let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = random()?;
     let beside = path.with_extension(format!("new.{}", std::process::id()));
     let written = OpenOptions::new()
         .write(true)
@@ -92,6 +96,12 @@ fn create(path: &Path) -> Result<(), TokenError> {
     // Gone already, or left behind unreadable to others: neither stops a start.
     let _ = std::fs::remove_file(&beside);
     written.map_err(|reason| TokenError::File { path: path.to_owned(), reason })
+}
+
+fn random() -> Result<String, TokenError> {
+    let mut random = [0u8; RANDOM_BYTES];
+    getrandom::fill(&mut random).map_err(TokenError::Random)?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

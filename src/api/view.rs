@@ -278,6 +278,8 @@ impl Rows {
             (_, true) => "dead_letter",
             _ => "worker",
         };
+        // What a former command came to says nothing of this one.
+        let last = row.last.filter(|last| Some(last.generation) == clock.generation);
         Some(DeprovisionLine {
             name: self.name_of(&tenant, &identity),
             tenant,
@@ -289,8 +291,8 @@ impl Rows {
             age_seconds: now.since(clock.effective).as_secs_f64(),
             overdue: now > clock.deadline,
             waits_for,
-            last_outcome: row.last.as_ref().map(|last| last.outcome.as_str()),
-            last_error: row.last.as_ref().and_then(|last| last.error).map(|error| error.as_str()),
+            last_outcome: last.as_ref().map(|last| last.outcome.as_str()),
+            last_error: last.as_ref().and_then(|last| last.error).map(|error| error.as_str()),
         })
     }
 

@@ -118,6 +118,8 @@ pub fn specs(names: &TopicNames, targets: &[TargetName], wishes: &Wishes) -> Vec
         spec(names.decisions(), commands, &log(HISTORY_KEPT_MS, holds_event)),
         spec(names.alerts(), 1, &log(HISTORY_KEPT_MS, holds_event)),
         spec(names.source_dead_letters(), 1, &log(HISTORY_KEPT_MS, holds_event)),
+        // A record a polled source.
+        spec(names.cursors(), 1, &changelog(LEAST_RECORD_BYTES)),
     ];
     for target in targets {
         specs.push(spec(names.commands(target), commands, &commands_settings(holds_event)));

@@ -22,17 +22,21 @@ const REQUEST_TIME_OUT: Duration = Duration::from_secs(30);
 #[derive(clap::Args, Clone, Debug)]
 pub struct Server {
     /// Where `dev` or `serve` listens [default: as the one of --data says, else http://127.0.0.1:7070]
-    #[arg(long, value_name = "URL", env = "LOCKSTEP_URL", hide_env = true)]
+    #[arg(long, global = true, value_name = "URL", env = "LOCKSTEP_URL", hide_env = true)]
     pub url: Option<String>,
     /// The file with the api's token [default: `token` in --data]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Ask the config's Kafka itself [default: only if no `serve` answers]
+    #[arg(long, global = true, conflicts_with_all = ["url", "token_file"])]
+    pub direct: bool,
 }
 
 pub struct Client {
     url: String,
     token: String,
-    token_file: PathBuf,
+    /// Where the token came from, for people.
+    token_from: String,
     http: reqwest::Client,
     runtime: tokio::runtime::Runtime,
 }
@@ -64,7 +68,8 @@ pub fn announce(data: &Path, url: &str) -> std::io::Result<()> {
 }
 
 impl Client {
-    pub fn new(common: &Common, server: &Server) -> anyhow::Result<Self> {
+    /// To the api of a running `dev` or `serve`, as the command line names it.
+    pub fn of(common: &Common, server: &Server) -> anyhow::Result<Self> {
         let token_file = server.token_file.clone().unwrap_or_else(|| Token::path(&common.data));
         let token = Token::read(&token_file).map_err(|error| no_token(&token_file, error))?;
         let url = match &server.url {
@@ -72,13 +77,28 @@ impl Client {
             None => std::fs::read_to_string(common.data.join(URL_FILE))
                 .map_or_else(|_| DEFAULT_URL.to_owned(), |text| text.trim().to_owned()),
         };
+        Self::made(url, token, token_file.display().to_string())
+    }
+
+    /// To the api at a URL, with its token.
+    pub fn to(url: String, token: String) -> anyhow::Result<Self> {
+        Self::made(url, token, "this process".to_owned())
+    }
+
+    fn made(url: String, token: String, token_from: String) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .timeout(REQUEST_TIME_OUT)
             .connect_timeout(Duration::from_secs(5))
             .build()
             .context("making an HTTP client")?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting")?;
-        Ok(Self { url, token, token_file, http, runtime })
+        Ok(Self { url, token, token_from, http, runtime })
+    }
+
+    /// Whether anybody answers there at all.
+    pub fn answers(&self) -> anyhow::Result<()> {
+        let request = self.http.request(Method::GET, self.address("/healthz"));
+        self.runtime.block_on(async { request.send().await }).map(|_| ()).map_err(|error| self.unreachable(error))
     }
 
     /// GET, with its answer as JSON.
@@ -110,7 +130,7 @@ impl Client {
         if status == StatusCode::UNAUTHORIZED {
             return Err(Failure::new(
                 Exit::Failed,
-                format!("the lockstep at {} doesn't take the token in {}", self.url, self.token_file.display()),
+                format!("the lockstep at {} doesn't take the token in {}", self.url, self.token_from),
             )
             .help("each data folder has a token of its own: name that lockstep's with --data, or the file with --token-file")
             .into());
@@ -139,7 +159,9 @@ impl Client {
         };
         let failure = Failure::new(Exit::Unreachable, what)
             .help("start one with `lockstep dev`, or name where it listens with --url");
-        anyhow::Error::new(error.without_url()).context(failure)
+        // The layers between say "client error"; the last one says what happened.
+        let error = anyhow::Error::new(error.without_url());
+        anyhow::anyhow!("{}", error.root_cause()).context(failure)
     }
 }
 

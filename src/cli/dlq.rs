@@ -2,7 +2,7 @@
 
 use super::client::Server;
 use super::publish::segment;
-use super::reach::Reach;
+use super::reach::{Needs, Reach};
 use super::{Common, Exit, Failure, out};
 use serde_json::Value;
 use std::process::ExitCode;
@@ -49,7 +49,7 @@ struct Which {
 }
 
 pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
-    let reach = Reach::new(common, &args.server)?;
+    let reach = Reach::new(common, &args.server, Needs::Rows)?;
     match &args.what {
         What::List { target, tenant, limit } => {
             let mut query = Vec::new();
@@ -100,7 +100,9 @@ fn operate(reach: &Reach, which: &Which, verb: &str, done: &str, json: bool) -> 
 fn show_list(items: &[Value]) -> anyhow::Result<()> {
     let mut table = out::table(&["TARGET", "ACCOUNT", "NAME", "OP", "SINCE", "ERROR", "MESSAGE"]);
     for item in items {
-        table.add_row(["target", "account", "name", "op", "at", "error", "message"].map(|field| out::text(&item[field])));
+        table.add_row(
+            ["target", "account", "name", "op", "at", "error", "message"].map(|field| out::text(&item[field])),
+        );
     }
     out::show(&table, "no dead letter")
 }

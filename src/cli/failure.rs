@@ -58,8 +58,10 @@ pub(super) fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn text(error: &anyhow::Error) -> String {
-    let mut text = format!("error: {error}\n");
     let mut said = error.to_string();
+    // Diagnostics of the config bring their own, one each.
+    let label = if said.starts_with("error: ") { "" } else { "error: " };
+    let mut text = format!("{label}{said}\n");
     for cause in error.chain().skip(1).map(ToString::to_string) {
         // Some errors repeat their source in their own text.
         if !said.contains(&cause) {
@@ -82,6 +84,9 @@ mod tests {
     fn an_error_says_what_why_and_what_to_do() {
         let failure = Failure::new(Exit::Config, "no token at data/token").help("start `lockstep dev`");
         assert_eq!(text(&failure.into()), "error: no token at data/token\nhelp: start `lockstep dev`\n");
+
+        let diagnostics = Failure::new(Exit::Config, "error: one\n\nerror: two\n\n2 mistakes in .");
+        assert_eq!(text(&diagnostics.into()), "error: one\n\nerror: two\n\n2 mistakes in .\n");
 
         let plain = std::fs::read("/nonexistent/token").context("reading the token").unwrap_err();
         assert_eq!(text(&plain), "error: reading the token\n  because: No such file or directory (os error 2)\n");

@@ -2,7 +2,7 @@
 
 use super::client::Server;
 use super::publish::segment;
-use super::reach::Reach;
+use super::reach::{Needs, Reach};
 use super::{Common, Exit, Failure, out};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -63,7 +63,7 @@ struct Which {
 }
 
 pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
-    let reach = Reach::new(common, &args.server)?;
+    let reach = Reach::new(common, &args.server, Needs::Rows)?;
     match args.what {
         What::List { tenant, target, limit } => {
             let mut query = Vec::new();

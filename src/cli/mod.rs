@@ -3,11 +3,19 @@
 //!
 //! Results go to stdout (`--json` for machines), progress and errors to stderr. Exit codes: see [`Exit`].
 
-mod client;
+pub mod client;
+mod dlq;
 mod failure;
-mod out;
+mod guard;
+pub mod host;
+mod identities;
+pub mod out;
+mod poll;
 mod publish;
+mod reach;
+mod rules;
 pub mod runtime;
+mod serve;
 mod token;
 pub mod topics;
 mod version;
@@ -60,8 +68,20 @@ impl Common {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// The HTTP api and the status page, on Kafka
+    Serve(serve::Args),
+    /// Check the config folder, or run its rules' own tests
+    Rules(rules::Args),
     /// Bring source events from stdin, one JSON object a line, to a source's topic
     Publish(publish::Args),
+    /// Bring changes from a system that writes to no topic to its source's topic
+    Poll(poll::Args),
+    /// Who is known, and what each target should show of them
+    Identities(identities::Args),
+    /// Dead letters: commands that need a person or a changed cause
+    Dlq(dlq::Args),
+    /// Removals that are held because there were too many
+    Guard(guard::Args),
     /// The token that the HTTP api asks for
     Token(token::Args),
     /// Kafka's topics: what is missing or wrong, and making them
@@ -75,7 +95,13 @@ pub fn main() -> ExitCode {
     runtime::install_tls();
     let Cli { command, common } = Cli::parse();
     let outcome = match command {
+        Command::Serve(args) => serve::run(&common, args),
+        Command::Rules(args) => rules::run(&common, args),
+        Command::Identities(args) => identities::run(&common, args),
+        Command::Dlq(args) => dlq::run(&common, args),
+        Command::Guard(args) => guard::run(&common, args),
         Command::Publish(args) => publish::run(&common, args),
+        Command::Poll(args) => poll::run(&common, args),
         Command::Token(args) => token::run(&common, args),
         Command::Topics(args) => topics::run(&common, args),
         Command::Version(args) => version::run(args),

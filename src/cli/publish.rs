@@ -3,7 +3,8 @@
 //! A line goes as it is: what can't be decoded ends in `source-dead-letters`, where nothing is lost. Only what the api
 //! refuses (too large) stays behind, and is named by its line.
 
-use super::client::{Client, Server};
+use super::client::Server;
+use super::reach::{Needs, Reach};
 use super::{Common, Exit, out};
 use anyhow::Context;
 use std::collections::VecDeque;
@@ -44,10 +45,10 @@ struct Line {
 }
 
 pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
-    let client = Client::new(common, &args.server)?;
+    let reach = Reach::new(common, &args.server, Needs::Bus)?;
     let path = format!("/v1/events/{}", segment(&args.source));
     let show_progress = std::io::stderr().is_terminal() && !std::io::stdin().is_terminal();
-    let counts = publish(std::io::stdin().lock(), show_progress, |lines| client.post_lines(&path, lines))?;
+    let counts = publish(std::io::stdin().lock(), show_progress, |lines| reach.post_lines(&path, lines))?;
     report(&args, &counts)
 }
 
@@ -115,7 +116,9 @@ fn send_batch(
                 }
                 None => {
                     // How far it came, so that nobody has to guess what to send again.
-                    eprintln!("{} events were published before this:", counts.published);
+                    if counts.published > 0 {
+                        eprintln!("{} events were published before this:", counts.published);
+                    }
                     return Err(refusal.into());
                 }
             },

@@ -7,9 +7,11 @@
 pub mod scim;
 pub mod sql;
 
-use crate::model::{AccountId, Attributes, Desired, ErrorClass, Op};
+use crate::model::{AccountId, Attributes, Desired, Entitlements, ErrorClass, Op, Universe};
+use crate::rules::ConnectorRules;
 use async_trait::async_trait;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// An account as the target shows it.
@@ -90,6 +92,97 @@ impl CallError {
     }
 }
 
+/// Why a connector can't be made from its rules. A target that is down is no such reason: its calls fail instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    #[error("`{place}`: {reason}")]
+    Secret { place: &'static str, reason: String },
+    #[error("`{place}`: {reason}")]
+    Rules { place: String, reason: String },
+    #[error("{0}")]
+    Target(String),
+}
+
+/// Gives a text with its `${env:…}`, `${file:…}` and `${data}` replaced, or says what is missing, without the secret.
+pub type Resolve<'a> = &'a (dyn Fn(&str) -> Result<String, String> + Sync);
+
+/// How hard a target may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of one call of the trait as a whole, whatever it takes in the target.
+    pub timeout: Duration,
+    /// Calls at once: no more connections than that are held.
+    pub concurrency: usize,
+}
+
+/// The connector of a target's rules.
+pub async fn open(
+    rules: &ConnectorRules,
+    limits: Limits,
+    resolve: Resolve<'_>,
+) -> Result<Arc<dyn Connector>, OpenError> {
+    Ok(match rules {
+        ConnectorRules::Sql(sql) => Arc::new(sql::SqlConnector::open(sql, limits, resolve).await?),
+        ConnectorRules::Scim(scim) => Arc::new(scim::ScimConnector::open(scim, limits, resolve)?),
+    })
+}
+
+/// Which memberships a change adds and takes away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupChanges {
+    pub add: BTreeSet<String>,
+    pub remove: BTreeSet<String>,
+}
+
+impl GroupChanges {
+    /// From the groups that an account is in. Never touches a group that is neither granted, revoked nor in the universe.
+    pub fn of(entitlements: &Entitlements, revoked: &BTreeSet<String>, current: &BTreeSet<String>) -> Self {
+        let granted = &entitlements.groups;
+        let managed = |group: &&String| match &entitlements.universe {
+            Universe::Additive => revoked.contains(*group),
+            Universe::Authoritative(universe) => universe.contains(*group) || revoked.contains(*group),
+        };
+        Self {
+            add: granted.difference(current).cloned().collect(),
+            remove: current.difference(granted).filter(managed).cloned().collect(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.remove.is_empty()
+    }
+}
+
+/// The part of `Connector::differences` that depends on the operation only. `differs` says whether the target shows an
+/// attribute otherwise; `groups` whether memberships do.
+fn compare(
+    op: Op,
+    desired: &Desired,
+    observed: Option<&Observed>,
+    differs: impl Fn(&str, &Observed) -> bool,
+    groups: impl Fn(&Observed) -> bool,
+) -> Vec<String> {
+    // A disable leaves everything else as it was, so there is nothing else to compare after it.
+    let only_active = op == Op::Disable || (op == Op::Verify && !desired.active);
+    match observed {
+        None if op.is_deprovision() || only_active => Vec::new(),
+        None => vec!["account".to_owned()],
+        Some(_) if op == Op::Delete => vec!["account".to_owned()],
+        Some(observed) if only_active => observed.active.then(|| "active".to_owned()).into_iter().collect(),
+        Some(observed) => {
+            let mut names: Vec<String> =
+                desired.attributes.keys().filter(|name| differs(name, observed)).cloned().collect();
+            if observed.active != desired.active {
+                names.push("active".to_owned());
+            }
+            if groups(observed) {
+                names.push("groups".to_owned());
+            }
+            names
+        }
+    }
+}
+
 #[async_trait]
 pub trait Connector: Send + Sync {
     fn capabilities(&self) -> Capabilities;
@@ -114,4 +207,31 @@ pub trait Connector: Send + Sync {
         revoked: &BTreeSet<String>,
         observed: Option<&Observed>,
     ) -> Vec<String>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn groups_outside_of_what_is_managed_are_left_alone() {
+        let authoritative = Universe::Authoritative(set(&["eng", "ops"]));
+        for (universe, revoked, current, add, remove) in [
+            (Universe::Additive, &[][..], &[][..], &["eng", "vpn"][..], &[][..]),
+            (Universe::Additive, &[], &["eng", "vpn", "chess"], &[], &[]),
+            (Universe::Additive, &["ops"], &["eng", "ops", "chess"], &["vpn"], &["ops"]),
+            // Granted wins over revoked.
+            (Universe::Additive, &["eng"], &["eng", "vpn"], &[], &[]),
+            (authoritative.clone(), &[], &["vpn", "ops", "chess"], &["eng"], &["ops"]),
+            (authoritative, &["chess"], &["eng", "vpn", "ops", "chess"], &[], &["ops", "chess"]),
+        ] {
+            let entitlements = Entitlements { groups: set(&["eng", "vpn"]), universe };
+            let changes = GroupChanges::of(&entitlements, &set(revoked), &set(current));
+            assert_eq!(changes, GroupChanges { add: set(add), remove: set(remove) }, "{entitlements:?} {current:?}");
+        }
+    }
 }

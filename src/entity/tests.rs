@@ -120,6 +120,25 @@ impl Town {
         self.tell_as(source, record, &id, None, fields);
     }
 
+    /// A removal that holds no more than the record's id, as intake addresses it.
+    fn remove_by_route(&mut self, source: &str, record: &str, order: i64) {
+        let to = Address::route("acme".into(), source.into(), record.into());
+        let event = SourceEvent {
+            tenant: "acme".into(),
+            source: source.into(),
+            record: record.into(),
+            routing_key: to.routing_key.clone(),
+            id: "removal".into(),
+            order: Some(order),
+            time: self.now,
+            change: RecordChange::Remove,
+            origin: Origin { topic: source.to_owned(), partition: 0, offset: 0 },
+            traceparent: None,
+        };
+        let cause = Cause::from(&event);
+        self.deliver(Message { to, body: Body::Source(event), cause });
+    }
+
     fn tell_as(&mut self, source: &str, record: &str, id: &str, order: Option<i64>, fields: &str) {
         let attributes: Vec<(String, Value)> = fields
             .split(' ')
@@ -586,6 +605,26 @@ fn a_record_whose_route_changes_is_disputed_if_it_anchors_and_never_doubled() {
     town.tell("hr", "w1", "number=2 name=Augusta department=Sales status=active");
     assert_eq!(town.commanded(), [""; 0]);
     assert_eq!(town.alerts, [(AlertKind::RecordDisputed, AlertState::Raised)]);
+}
+
+#[test]
+fn a_removal_that_says_no_route_finds_its_record_even_when_it_comes_first() {
+    for removal_first in [false, true] {
+        let mut town = Town::with(bundle(100, true));
+        if removal_first {
+            town.remove_by_route("hr", "w1", 2);
+            assert_eq!(town.commanded(), [""; 0]);
+        }
+        town.tell_as("hr", "w1", "e-1", Some(1), "number=1 name=Ada department=Legal status=active");
+        if !removal_first {
+            town.remove_by_route("hr", "w1", 2);
+        }
+        let last = town.commands.last().expect("the account was made, then disabled");
+        assert_eq!(last.op, Op::Disable, "removal first: {removal_first}");
+        let route = Address::route("acme".into(), "hr".into(), "w1".into());
+        let waiting = [key::entity(&route.entity), b"removal".to_vec()].concat();
+        assert!(!town.rows.contains_key(&waiting), "nothing waits any more");
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub use retry::RetryPolicy;
 
 use crate::model::{Command, DeadLetter, ErrorClass, Generation, Op, Outcome, ResultEvent, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// When a verified deprovision is looked at again, after the call time-out: targets have been seen to undo one.
@@ -33,6 +34,8 @@ pub struct Lane {
     pub checks: Vec<Timestamp>,
     /// The command that `checks` are about.
     pub verified: Option<Box<Command>>,
+    /// Groups that some command was to take away and none has yet: a command may be superseded, or a disable touch no group.
+    pub owed: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -66,6 +69,8 @@ pub struct Pending {
     pub due: Timestamp,
     /// A call was made and nobody knows how it ended: read before anything else.
     pub unknown: bool,
+    /// Until then a call of a process that is gone may still arrive at the target.
+    pub not_before: Timestamp,
 }
 
 /// What came of taking a command in.
@@ -126,6 +131,8 @@ impl Lane {
             return Accepted::Stale;
         }
         self.seen = command.generation;
+        self.owed.extend(command.revoked.iter().cloned());
+        self.owed.retain(|group| !command.desired.entitlements.groups.contains(group));
         self.checks.clear();
         self.verified = None;
         match std::mem::take(&mut self.work) {
@@ -176,7 +183,8 @@ impl Lane {
     /// Marks the call as made; the row is stored before it really is.
     pub fn start(&mut self, now: Timestamp) -> Option<Call> {
         match std::mem::take(&mut self.work) {
-            Work::Waiting(pending) => {
+            Work::Waiting(mut pending) => {
+                pending.command.revoked = self.owed.clone();
                 let call = Call {
                     command: pending.command.clone(),
                     op: pending.op,
@@ -221,9 +229,10 @@ impl Lane {
         match std::mem::take(&mut self.work) {
             Work::Running { mut pending, started, next } => {
                 pending.unknown = true;
-                pending.due = started.plus(call_timeout);
+                pending.not_before = started.plus(call_timeout);
+                pending.due = pending.not_before;
                 self.work = Work::Waiting(match next {
-                    Some(next) => Pending { due: pending.due, ..Pending::new(next, Some(&pending), pending.due) },
+                    Some(next) => Pending::new(next, Some(&pending), started),
                     None => pending,
                 });
             }
@@ -281,6 +290,7 @@ impl Lane {
         policy: &RetryPolicy,
     ) -> Vec<LaneEffect> {
         self.applied = pending.command.generation;
+        self.pay(&pending);
         self.external_id = if pending.op == Op::Delete { None } else { external_id.or(self.external_id.take()) };
         let mut effects =
             vec![LaneEffect::Result(self.result(&pending.command, Outcome::Verified, pending.calls, now))];
@@ -311,7 +321,8 @@ impl Lane {
         policy: &RetryPolicy,
     ) -> Vec<LaneEffect> {
         let rule = policy::of(class);
-        pending.unknown = rule.unknown_outcome;
+        // Only a read settles what an earlier call left open, and reading back is one.
+        pending.unknown = class != ErrorClass::FalseSuccess && (pending.unknown || rule.unknown_outcome);
         if rule.spends_attempt {
             pending.attempts += 1;
         }
@@ -348,6 +359,16 @@ impl Lane {
         })));
         self.dead_letter = true;
         effects
+    }
+
+    /// Strikes off what this call took away.
+    fn pay(&mut self, done: &Pending) {
+        match done.op {
+            Op::Create | Op::Update | Op::Enable => self.owed.retain(|group| !done.command.revoked.contains(group)),
+            // With the account its memberships are gone.
+            Op::Delete => self.owed.clear(),
+            Op::Disable | Op::Verify => {}
+        }
     }
 
     /// The second look at a deprovision that was verified.
@@ -426,14 +447,9 @@ impl Pending {
             (Some(Op::Create), Op::Update | Op::Enable) => Op::Create,
             (_, op) => op,
         };
-        // Groups that a command which was never carried out would have taken away are still to be taken away.
-        let mut command = command;
-        if let Some(old) = old {
-            let still =
-                old.command.revoked.difference(&command.desired.entitlements.groups).cloned().collect::<Vec<_>>();
-            command.revoked.extend(still);
-        }
-        Self { command, op, calls: 0, attempts: 0, due: now, unknown: old.is_some_and(|old| old.unknown) }
+        let not_before = old.map_or(Timestamp::default(), |old| old.not_before);
+        let unknown = old.is_some_and(|old| old.unknown);
+        Self { command, op, calls: 0, attempts: 0, due: now.max(not_before), unknown, not_before }
     }
 }
 

@@ -113,6 +113,34 @@ fn groups_that_an_overtaken_command_would_have_taken_away_are_still_taken_away()
 }
 
 #[test]
+fn groups_to_be_taken_away_survive_any_number_of_commands_during_a_call() {
+    let mut create = command(1, Op::Create);
+    create.desired.entitlements.groups = ["admins".to_owned(), "eng".to_owned()].into();
+    let mut lane = lane([create]);
+    lane.start(Timestamp(0)).unwrap();
+    for (generation, revoked) in [(2, "admins"), (3, "eng"), (4, "eng")] {
+        let mut next = command(generation, Op::Update);
+        next.revoked = [revoked.to_owned()].into();
+        lane.accept(next, Timestamp(0));
+    }
+    lane.finish(verified(), Timestamp(1), &policy());
+    assert_eq!(lane.start(Timestamp(1)).unwrap().command.revoked, ["admins".to_owned(), "eng".to_owned()].into());
+}
+
+#[test]
+fn a_disable_takes_no_group_away_so_the_enable_after_it_does() {
+    let mut update = command(1, Op::Update);
+    update.revoked = ["admins".to_owned()].into();
+    let mut lane = lane([update, command(2, Op::Disable)]);
+    lane.start(Timestamp(0)).unwrap();
+    lane.finish(verified(), Timestamp(1), &policy());
+    lane.accept(command(3, Op::Enable), Timestamp(2));
+    assert_eq!(lane.start(Timestamp(2)).unwrap().command.revoked, ["admins".to_owned()].into());
+    lane.finish(verified(), Timestamp(3), &policy());
+    assert!(lane.owed.is_empty());
+}
+
+#[test]
 fn a_command_that_comes_during_a_call_runs_after_it() {
     let mut lane = lane([command(1, Op::Create)]);
     lane.start(Timestamp(0)).unwrap();
@@ -157,6 +185,16 @@ fn retries_are_parked_with_a_due_time_and_end_as_a_dead_letter() {
     lane.accept(command(2, Op::Update), now);
     lane.start(now).unwrap();
     assert_eq!(lane.finish(verified(), now, &policy)[1], LaneEffect::DeadLetterOver);
+}
+
+#[test]
+fn an_unknown_outcome_stays_unknown_until_it_was_read() {
+    let mut lane = lane([command(1, Op::Update)]);
+    for class in [ErrorClass::UnknownOutcome, ErrorClass::Unreachable] {
+        lane.start(Timestamp(1 << 40)).unwrap();
+        lane.finish(failed(class), Timestamp(0), &policy());
+    }
+    assert!(lane.start(Timestamp(1 << 40)).unwrap().read_first);
 }
 
 #[test]
@@ -255,6 +293,16 @@ fn after_a_crash_a_newer_command_inherits_the_wait() {
     assert_eq!(lane.due(), Some(Timestamp(11_000)));
     let call = lane.start(Timestamp(11_000)).unwrap();
     assert_eq!((call.op, call.read_first), (Op::Disable, true));
+}
+
+#[test]
+fn a_command_that_comes_after_a_crash_waits_for_what_may_still_arrive() {
+    let mut lane = lane([command(1, Op::Disable)]);
+    lane.start(Timestamp(1_000)).unwrap();
+    lane.restore(Duration::from_secs(10));
+    lane.accept(command(2, Op::Enable), Timestamp(3_000));
+    assert_eq!(lane.due(), Some(Timestamp(11_000)));
+    assert!(lane.start(Timestamp(11_000)).unwrap().read_first);
 }
 
 #[test]

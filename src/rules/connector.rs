@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "there is one a target")]
 pub enum ConnectorRules {
     Sql(SqlRules),
     Scim(ScimRules),
@@ -67,6 +68,9 @@ pub struct ScimRules {
     pub token: Option<String>,
     /// Account attribute to SCIM path: `userName`, `name.givenName`, `emails[type eq "work"].value`.
     pub attributes: BTreeMap<String, String>,
+    /// Groups that the rules grant and the target doesn't have are made there.
+    #[serde(default)]
+    pub create_groups: bool,
 }
 
 impl ConnectorRules {

@@ -3,6 +3,7 @@
 //! Intake decodes by these; nothing here decodes. Presets (`cloudevents`, `keycloak`) fill in what a file leaves out.
 
 use super::diagnostic::{Place, known_names};
+use super::poll::{self, PollRules};
 use super::read::{Fields, Page, Placed};
 use super::yaml::{Content, Node};
 use crate::model::{SourceName, TenantId};
@@ -24,6 +25,8 @@ pub struct SourceRules {
     /// A mapped attribute that never changes for a record: its value routes instead of the record id.
     pub route_by: Option<String>,
     pub attributes: BTreeMap<String, AttributeRule>,
+    /// Where `lockstep poll` fetches the events; None: they come by themselves.
+    pub poll: Option<PollRules>,
 }
 
 #[derive(Clone, Debug)]
@@ -243,6 +246,7 @@ impl SourceDraft {
                 known_names(&route_by.value, "attributes", attribute_places.keys().map(String::as_str)),
             );
         }
+        let poll = poll::read(fields, format);
         let name = name?;
         let rules = SourceRules {
             name: SourceName::new(name.value.clone()),
@@ -255,6 +259,7 @@ impl SourceDraft {
             record: record?,
             route_by: route_by.map(|route_by| route_by.value),
             attributes,
+            poll,
         };
         Some(Self { rules, name, attribute_places })
     }
@@ -304,19 +309,17 @@ fn tenant(fields: &mut Fields<'_>) -> Option<TenantRule> {
     let header = rule.text("header").map(|header| TenantRule::Header(header.value));
     let field = rule.get("field").and_then(|node| path(page, node)).map(TenantRule::Field);
     let topic = rule.text("topic").and_then(|pattern| topic_pattern(page, &pattern)).map(TenantRule::Topic);
+    let written = ["header", "field", "topic"].iter().filter(|key| rule.key_place(key).is_some()).count();
     rule.finish();
-    let mut rules = [header, field, topic].into_iter().flatten();
-    let first = rules.next();
-    if first.is_none() || rules.next().is_some() {
+    if written != 1 {
         page.problem(
             node.place,
             "the tenant comes from one place",
             "write `tenant: acme`, `{header: x-tenant}`, `{field: company}` or `{topic: 'hr\\.(?P<tenant>[a-z]+)'}`"
                 .to_owned(),
         );
-        return None;
     }
-    first
+    header.or(field).or(topic)
 }
 
 fn topic_pattern(page: &Page<'_>, pattern: &Placed<String>) -> Option<TopicPattern> {

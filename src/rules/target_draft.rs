@@ -217,7 +217,8 @@ fn read_scim(scim: &mut Fields<'_>) -> (Option<ScimRules>, Mapped) {
         .and_then(|url| checked_url(page, url, &["http:", "https:", "${"]));
     let token = scim.text("token").and_then(|token| referenced_secret(page, token));
     let attributes = mapping(scim, "attributes", "attributes: { userName: userName }", &mut mapped);
-    (url.map(|url| ScimRules { url, token, attributes }), mapped)
+    let create_groups = scim.bool("create_groups", false);
+    (url.map(|url| ScimRules { url, token, attributes, create_groups }), mapped)
 }
 
 fn column(fields: &mut Fields<'_>, key: &'static str, example: &str) -> Option<String> {
@@ -250,7 +251,7 @@ fn sql_name(page: &Page<'_>, name: Placed<String>) -> Option<String> {
 }
 
 /// A secret stands in the environment or in a file, never here; the line is shown without it.
-fn referenced_secret(page: &Page<'_>, secret: Placed<String>) -> Option<String> {
+pub(super) fn referenced_secret(page: &Page<'_>, secret: Placed<String>) -> Option<String> {
     if secret.value.starts_with("${env:") || secret.value.starts_with("${file:") {
         return Some(secret.value);
     }
@@ -258,7 +259,7 @@ fn referenced_secret(page: &Page<'_>, secret: Placed<String>) -> Option<String> 
     None
 }
 
-fn checked_url(page: &Page<'_>, url: Placed<String>, schemes: &[&str]) -> Option<String> {
+pub(super) fn checked_url(page: &Page<'_>, url: Placed<String>, schemes: &[&str]) -> Option<String> {
     let authority = url.value.split_once("://").map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
     let password =
         authority.and_then(|authority| authority.rsplit_once('@')).and_then(|(user, _)| user.split_once(':'));

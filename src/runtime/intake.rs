@@ -87,6 +87,12 @@ impl Intake {
                 metrics.source_events_total.of([name, "taken"]).inc();
                 Ok(Taken::Message(Box::new(event_message(*event))))
             }
+            Ok(Decoded::Unrouted(event)) => {
+                metrics.source_events_total.of([name, "taken"]).inc();
+                let to = Address::route(event.tenant.clone(), event.source.clone(), event.record.clone());
+                let cause = Cause::from(&*event);
+                Ok(Taken::Message(Box::new(Message { to, body: Body::Source(*event), cause })))
+            }
             Ok(Decoded::Ignored) => {
                 metrics.source_events_total.of([name, "ignored"]).inc();
                 Ok(Taken::Nothing)

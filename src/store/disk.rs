@@ -16,8 +16,7 @@ use crate::model::Timestamp;
 use fjall::Keyspace;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Rows forgotten in one batch while a store is cleared.
 const CLEAR_ROWS: usize = 4096;
@@ -32,7 +31,7 @@ pub struct DiskStores(Arc<Shared>);
 struct Shared {
     database: Database,
     rows: Keyspace,
-    floors: Mutex<HashMap<Vec<u8>, Arc<AtomicI64>>>,
+    earliest: Mutex<HashMap<Vec<u8>, Arc<Mutex<Earliest>>>>,
 }
 
 /// One partition's. Two handles of one store must not be used at once: a partition has one owner.
@@ -40,9 +39,38 @@ struct DiskStore {
     shared: Arc<Shared>,
     /// Name, zero byte, partition: what its keys begin with.
     id: Vec<u8>,
-    /// No timer is due before this (milliseconds). Timers that were cleared leave markers in front until they are compacted
-    /// away; a search that begins here doesn't wade through them.
-    floor: Arc<AtomicI64>,
+    earliest: Arc<Mutex<Earliest>>,
+}
+
+/// What is known of the earliest timer, so that asking whether one is due, which is done all the time, seldom reads
+/// the disk. Timers that were cleared leave markers in front until they are compacted away; a search that begins at
+/// `not_before` doesn't wade through them.
+#[derive(Clone, Copy)]
+struct Earliest {
+    /// No timer is due before this (milliseconds).
+    not_before: i64,
+    /// When the earliest is due, or that there is none; None if that has to be looked up.
+    known: Option<Option<i64>>,
+}
+
+impl Earliest {
+    const UNKNOWN: Self = Self { not_before: i64::MIN, known: None };
+
+    fn found(first: Option<i64>) -> Self {
+        Self { not_before: first.unwrap_or(i64::MAX), known: Some(first) }
+    }
+
+    fn cleared(&mut self, due: i64) {
+        if self.known == Some(Some(due)) {
+            self.known = None;
+        }
+    }
+
+    fn set(&mut self, due: i64) {
+        if due <= self.not_before {
+            *self = Self::found(Some(due));
+        }
+    }
 }
 
 impl DiskStores {
@@ -74,7 +102,7 @@ impl Shared {
         let memtable = (memory / 8).max(1024 * 1024);
         let database = Database::open(folder, lock, memory / 2)?;
         let rows = database.keyspace("rows", memtable)?;
-        Ok(Self { database, rows, floors: Mutex::default() })
+        Ok(Self { database, rows, earliest: Mutex::default() })
     }
 
     fn told(&self, doing: &'static str, error: fjall::Error) -> StoreError {
@@ -93,10 +121,10 @@ impl Stores for DiskStores {
     fn open(&self, name: &str, partition: u32) -> Result<Box<dyn Store>, StoreError> {
         assert!(!name.is_empty() && !name.contains('\0'), "a store's name is text");
         let id = [name.as_bytes(), &[0], &partition.to_be_bytes()].concat();
-        let mut floors = self.0.floors.lock().unwrap_or_else(PoisonError::into_inner);
-        let floor = floors.entry(id.clone()).or_insert_with(|| Arc::new(AtomicI64::new(i64::MIN))).clone();
-        drop(floors);
-        let mut store = DiskStore { shared: self.0.clone(), id, floor };
+        let mut all = self.0.earliest.lock().unwrap_or_else(PoisonError::into_inner);
+        let earliest = all.entry(id.clone()).or_insert_with(|| Arc::new(Mutex::new(Earliest::UNKNOWN))).clone();
+        drop(all);
+        let mut store = DiskStore { shared: self.0.clone(), id, earliest };
         if store.mark(&[CLEARING])?.is_some() {
             store.forget()?;
         }
@@ -128,11 +156,17 @@ impl Store for DiskStore {
     }
 
     fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<DueTimer>, StoreError> {
+        if self.earliest().not_before > now.0 {
+            return Ok(Vec::new());
+        }
         let timers = self.timers(limit)?;
         Ok(timers.into_iter().take_while(|timer| timer.due <= now).collect())
     }
 
     fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        if let Some(known) = self.earliest().known {
+            return Ok(known.map(Timestamp));
+        }
         Ok(self.timers(1)?.first().map(|timer| timer.due))
     }
 
@@ -140,6 +174,7 @@ impl Store for DiskStore {
         // One key may be written several times, and a batch may hold it once: the last write counts.
         let newest: BTreeMap<&[u8], &Write> = writes.iter().map(|write| (write.key.as_slice(), write)).collect();
         let shared = &self.shared;
+        let mut earliest = *self.earliest();
         let mut batch = shared.database.fjall.batch();
         for (key, write) in newest {
             let row = self.key(&[&[ROW], key]);
@@ -151,13 +186,14 @@ impl Store for DiskStore {
             let is_due = write.timer.filter(|_| write.value.is_some()).map(|due| due.0);
             if was_due != is_due {
                 if let Some(due) = was_due {
+                    earliest.cleared(due);
                     batch.remove(&shared.rows, self.key(&[&[TIMER_BY_DUE], &ordered(due), key]));
                     batch.remove(&shared.rows, by_key.clone());
                 }
                 if let Some(due) = is_due {
+                    earliest.set(due);
                     batch.insert(&shared.rows, self.key(&[&[TIMER_BY_DUE], &ordered(due), key]), b"");
                     batch.insert(&shared.rows, by_key, due.to_be_bytes());
-                    self.floor.fetch_min(due, Ordering::Relaxed);
                 }
             }
             match &write.value {
@@ -166,7 +202,11 @@ impl Store for DiskStore {
             }
         }
         batch.insert(&shared.rows, self.key(&[&[POSITION]]), position.to_be_bytes());
-        batch.commit().map_err(|e| shared.told("write a batch", e))
+        // Of a batch that failed nobody knows whether it is there.
+        *self.earliest() = Earliest::UNKNOWN;
+        batch.commit().map_err(|e| shared.told("write a batch", e))?;
+        *self.earliest() = earliest;
+        Ok(())
     }
 
     fn position(&self) -> Result<Option<i64>, StoreError> {
@@ -204,6 +244,10 @@ impl DiskStore {
         key
     }
 
+    fn earliest(&self) -> MutexGuard<'_, Earliest> {
+        self.earliest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn mark(&self, name: &[u8]) -> Result<Option<i64>, StoreError> {
         self.mark_at(&self.key(&[name]))
     }
@@ -220,13 +264,12 @@ impl DiskStore {
 
     /// The earliest timers, whenever they are due.
     fn timers(&self, limit: usize) -> Result<Vec<DueTimer>, StoreError> {
-        let floor = ordered(self.floor.load(Ordering::Relaxed));
-        let from = [&[TIMER_BY_DUE][..], &floor].concat();
+        let from = [&[TIMER_BY_DUE][..], &ordered(self.earliest().not_before)].concat();
         let found = self.read(&[TIMER_BY_DUE], &from, limit)?;
         let timers: Vec<DueTimer> =
             found.into_iter().filter_map(|(key, _)| timer_of(&key[self.id.len() + 1..])).collect();
         if limit > 0 {
-            self.floor.store(timers.first().map_or(i64::MAX, |timer| timer.due.0), Ordering::Relaxed);
+            *self.earliest() = Earliest::found(timers.first().map(|timer| timer.due.0));
         }
         Ok(timers)
     }
@@ -264,7 +307,7 @@ impl DiskStore {
         let mut batch = shared.database.fjall.batch();
         batch.remove(&shared.rows, self.key(&[&[CLEARING]]));
         batch.commit().map_err(|e| shared.told("clear", e))?;
-        self.floor.store(i64::MIN, Ordering::Relaxed);
+        *self.earliest() = Earliest::found(None);
         Ok(())
     }
 

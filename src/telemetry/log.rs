@@ -2,6 +2,7 @@
 //!
 //! No attribute value gets in: `Attributes` and `Value` show names and types only under `Debug`.
 
+use crate::config::LogFormat;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -12,15 +13,6 @@ pub const FILTER_VARIABLE: &str = "LOCKSTEP_LOG";
 
 /// Lockstep's own doings, and what libraries think worth a warning.
 const DEFAULT_FILTER: &str = "warn,lockstep=info";
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// A line for people.
-    #[default]
-    Text,
-    /// An object a line, for collectors.
-    Json,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {

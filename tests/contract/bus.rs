@@ -3,6 +3,9 @@
 //! A test gets a `Bed`: a bus, and what this bus is able to do. It makes its own topics, so tests may run side by side on
 //! one broker. An implementation joins by `contract_suite!(module, open, ignore = "why")`, where `open()` gives its `Bed`.
 
+mod embedded;
+mod kafka;
+
 use lockstep::bus::{
     BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, TopicPartition, TopicSpec,
     Transaction,
@@ -61,7 +64,8 @@ macro_rules! contract_suite {
     };
     (@tests $module:ident, $why:tt, $open:path, $($test:ident),+) => {
         mod $module {
-            $(crate::bus::contract_suite!(@test $why, $open, $test);)+
+            use super::*;
+            $(contract_suite!(@test $why, $open, $test);)+
         }
     };
     (@test [], $open:path, $test:ident) => {

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// Names the folder that a child is to write to; what has it set is a child.
@@ -27,12 +27,7 @@ pub fn acknowledge(number: i64) {
 /// Runs `test` (its whole path in this binary) as a child that writes to `folder`, lets it get going and then write for
 /// `span`, kills it (SIGKILL), and gives the last number that it acknowledged.
 pub fn run_and_kill(test: &str, folder: &Path, span: Duration) -> i64 {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--include-ignored"])
-        .env(FOLDER, folder)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = start(test, folder);
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut seen = String::new();
     while !seen.contains(MARK) {
@@ -51,4 +46,22 @@ pub fn run_and_kill(test: &str, folder: &Path, span: Duration) -> i64 {
     let whole = &seen[..=seen.rfind('\n').unwrap()];
     let numbers = whole.lines().filter_map(|line| line.split(MARK).nth(1));
     numbers.map(|number| number.parse().unwrap()).last().unwrap()
+}
+
+/// As `run_and_kill`, but doesn't wait until it has got going: it may be killed while it opens the folder, or before.
+pub fn run_and_kill_early(test: &str, folder: &Path, span: Duration) {
+    let mut child = start(test, folder);
+    // Not taken from it: in so short a time it doesn't fill the pipe.
+    std::thread::sleep(span);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+fn start(test: &str, folder: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--include-ignored"])
+        .env(FOLDER, folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
 }

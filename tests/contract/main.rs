@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bus;
-mod bus_embedded;
-mod bus_kafka;
+mod connector;
 mod killed;
+mod registry;
 mod store;

@@ -5,6 +5,7 @@ use lockstep::model::Timestamp;
 use lockstep::store::disk::DiskStores;
 use lockstep::store::memory::MemoryStores;
 use lockstep::store::{DueTimer, Store, StoreError, Stores, Write};
+use proptest::prelude::{Just, ProptestConfig, Strategy, prop_assert_eq, prop_oneof, proptest};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -281,6 +282,59 @@ fn a_disk_in_use_is_refused_by_the_name_of_its_user() {
     assert!(DiskStores::open(data.path(), MEMORY_MIB).is_err());
     drop(store);
     disk(data.path());
+}
+
+/// One step of a store's life.
+#[derive(Clone, Debug)]
+enum Step {
+    Apply(Vec<Write>),
+    Due(i64, usize),
+    NextDue,
+    Clear,
+    OpenAgain,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let value = proptest::option::weighted(0.7, Just(b"v".to_vec()));
+    let write = (0..6_u8, value, proptest::option::of(0..20_i64)).prop_map(|(key, value, due)| Write {
+        key: vec![key],
+        value,
+        timer: due.map(Timestamp),
+    });
+    prop_oneof![
+        10 => proptest::collection::vec(write, 0..4).prop_map(Step::Apply),
+        5 => (0..20_i64, 0..4_usize).prop_map(|(now, limit)| Step::Due(now, limit)),
+        5 => Just(Step::NextDue),
+        1 => Just(Step::Clear),
+        1 => Just(Step::OpenAgain),
+    ]
+}
+
+#[test]
+fn a_disk_says_what_memory_says_whatever_is_done_to_both() {
+    let data = tempfile::tempdir().unwrap();
+    let (disk, memory) = (disk(data.path()), MemoryStores::new());
+    let partitions = std::sync::atomic::AtomicU32::new(0);
+    let runs = proptest::collection::vec(any_step(), 1..40);
+    proptest!(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() }, |(steps in runs)| {
+        let partition = partitions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut stores = [&disk as &dyn Stores, &memory].map(|stores| stores.open("state", partition).unwrap());
+        for (step, position) in steps.iter().zip(1..) {
+            let said = [0, 1].map(|n| match step {
+                Step::Apply(writes) => format!("{:?}", stores[n].apply(writes, position)),
+                Step::Due(now, limit) => format!("{:?}", stores[n].due(Timestamp(*now), *limit)),
+                Step::NextDue => format!("{:?}", stores[n].next_due()),
+                Step::Clear => format!("{:?}", stores[n].clear()),
+                Step::OpenAgain => {
+                    stores[n] = [&disk as &dyn Stores, &memory][n].open("state", partition).unwrap();
+                    String::new()
+                }
+            });
+            prop_assert_eq!(&said[0], &said[1], "{:?}", step);
+        }
+        prop_assert_eq!(stores[0].scan(b"", b"", 100).unwrap(), stores[1].scan(b"", b"", 100).unwrap());
+        prop_assert_eq!(stores[0].due(Timestamp(99), 100).unwrap(), stores[1].due(Timestamp(99), 100).unwrap());
+    });
 }
 
 /// Something that happens to the files of a disk.

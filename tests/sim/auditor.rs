@@ -2,8 +2,7 @@
 
 use crate::story::{Facts, TARGETS};
 use crate::world::World;
-use lockstep::codec::public;
-use lockstep::codec::source::NoSchemas;
+use lockstep::codec::public::PublicCodec;
 use lockstep::connector::Observed;
 use lockstep::model::{Attributes, Command, Desired, Generation, SourceName, TargetName, Value};
 use std::collections::BTreeMap;
@@ -11,7 +10,7 @@ use std::time::Duration;
 
 pub fn audit(world: &World) -> Result<(), String> {
     for target in TARGETS {
-        accounts(world, target)?;
+        accounts(world, target).map_err(|fault| format!("{fault}\n{}", history(world, target)))?;
         let last = generations(world, target)?;
         calls(world, target, &last)?;
     }
@@ -86,28 +85,17 @@ fn reference(world: &World, target: &str, facts: &Facts) -> Option<Desired> {
 
 /// Generations of an account go 1, 2, 3 without gap or repetition.
 fn generations(world: &World, target: &str) -> Result<BTreeMap<String, Generation>, String> {
-    let topic = world.topics.commands(&TargetName::from(target));
     let mut last: BTreeMap<String, Generation> = BTreeMap::new();
-    let mut reader = world.bus.reader().expect("a reader");
-    for partition in 0..world.bus.partitions(&topic).expect("partitions").unwrap_or(0) {
-        reader.seek(&topic, partition, 0).expect("a seek");
-    }
-    loop {
-        let records = reader.poll(1_000, Duration::ZERO).expect("a poll");
-        if records.is_empty() {
-            return Ok(last);
-        }
-        for record in records {
-            let command: Command = public::decode(&record.value.unwrap_or_default(), &NoSchemas).expect("a command");
-            let before = last.insert(command.account.0.clone(), command.generation).unwrap_or_default();
-            if command.generation != before.next() {
-                return Err(format!(
-                    "{target}: account {} goes from generation {before} to {}",
-                    command.account, command.generation
-                ));
-            }
+    for command in commands(world, target) {
+        let before = last.insert(command.account.0.clone(), command.generation).unwrap_or_default();
+        if command.generation != before.next() {
+            return Err(format!(
+                "{target}: account {} goes from generation {before} to {}",
+                command.account, command.generation
+            ));
         }
     }
+    Ok(last)
 }
 
 /// At the target nothing older follows anything newer, and the same command comes twice only after a read.
@@ -130,4 +118,58 @@ fn calls(world: &World, target: &str, last: &BTreeMap<String, Generation>) -> Re
         }
     }
     Ok(())
+}
+
+/// What was commanded and what was called, for whoever looks for the fault.
+fn history(world: &World, target: &str) -> String {
+    let mut lines: Vec<String> = commands(world, target)
+        .iter()
+        .map(|command| {
+            format!(
+                "  command {} {}@{} by {} groups {:?} revoked {:?}",
+                command.op,
+                command.account,
+                command.generation,
+                command.cause.event,
+                command.desired.entitlements.groups,
+                command.revoked
+            )
+        })
+        .collect();
+    lines.sort();
+    let contents = world.targets[target].contents.lock().unwrap();
+    lines.extend(contents.log.iter().map(|call| {
+        format!(
+            "  call {} {}@{} groups {:?} revoked {:?} lie {}",
+            call.op, call.account, call.generation, call.groups, call.revoked, call.lie
+        )
+    }));
+    let name = |observed: &Observed| {
+        observed.attributes.get("userName").and_then(Value::as_text).unwrap_or_default().to_owned()
+    };
+    lines.extend(
+        contents.accounts.values().map(|observed| format!("  account {:?} is {}", observed.owner, name(observed))),
+    );
+    lines.join("\n")
+}
+
+fn commands(world: &World, target: &str) -> Vec<Command> {
+    let topic = world.topics.commands(&TargetName::from(target));
+    let mut reader = world.bus.reader().expect("a reader");
+    for partition in 0..world.bus.partitions(&topic).expect("partitions").unwrap_or(0) {
+        reader.seek(&topic, partition, 0).expect("a seek");
+    }
+    let mut commands = Vec::new();
+    loop {
+        let records = reader.poll(1_000, Duration::ZERO).expect("a poll");
+        if records.is_empty() {
+            return commands;
+        }
+        let codec = PublicCodec::new(None);
+        commands.extend(
+            records
+                .into_iter()
+                .map(|record| codec.decode::<Command>(&record.value.unwrap_or_default()).expect("a command")),
+        );
+    }
 }

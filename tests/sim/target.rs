@@ -16,6 +16,9 @@ pub struct Applies {
     pub op: Op,
     /// A read of the account came since the change before it.
     pub read_before: bool,
+    pub groups: BTreeSet<String>,
+    pub revoked: BTreeSet<String>,
+    pub lie: bool,
 }
 
 #[derive(Default)]
@@ -139,6 +142,9 @@ fn apply(contents: &mut Contents, change: &Change, lie: bool) -> Result<Applied,
         generation: Generation(generation.parse().expect("a number")),
         op: change.op,
         read_before: contents.read_since.remove(&change.lookup.account),
+        groups: change.desired.entitlements.groups.clone(),
+        revoked: change.revoked.clone(),
+        lie,
     };
     let missing = |class| Err(CallError::new(class, "not there"));
     let id = match (change.op, found) {

@@ -4,15 +4,14 @@ use crate::random::Random;
 use crate::story::{self, Story, TARGETS};
 use crate::target::SimTarget;
 use lockstep::bus::embedded::{Clock, EmbeddedBus, VirtualClock};
-use lockstep::bus::topics::{self, Wishes};
-use lockstep::bus::{Bus, Outgoing};
-use lockstep::codec::public::Encoder;
-use lockstep::codec::source::NoSchemas;
+use lockstep::bus::{Bus, Outgoing, TopicSpec};
+use lockstep::codec::public::PublicCodec;
+use lockstep::codec::source::SourceDecoder;
 use lockstep::lane::RetryPolicy;
 use lockstep::model::topic::TopicNames;
 use lockstep::model::{TargetName, Timestamp};
 use lockstep::rules::{Bundle, PublicFormat};
-use lockstep::runtime::{Now, Processor, ProcessorSettings, Publisher};
+use lockstep::runtime::{Codecs, Now, Processor, ProcessorSettings, Publisher};
 use lockstep::store::Stores;
 use lockstep::store::memory::MemoryStores;
 use lockstep::telemetry::Metrics;
@@ -87,14 +86,7 @@ impl World {
         let now: Now = Arc::new(clock.clone());
         let topics = TopicNames::new("lockstep.");
         let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(Arc::clone(&now)));
-        let targets: Vec<TargetName> = TARGETS.map(TargetName::from).to_vec();
-        let mut specs = topics::specs(
-            &topics,
-            &targets,
-            &Wishes { inbox_partitions: PARTITIONS, command_partitions: 2, ..Wishes::default() },
-        );
-        specs.extend([story::HR_TOPIC, story::IDP_TOPIC].map(|topic| topics::source(topic, 2)));
-        bus.create(&specs).expect("topics are made");
+        bus.create(&specs(&topics)).expect("topics are made");
         let story = story::write(&mut random);
         let workers = TARGETS.map(|target| {
             let worker = Worker {
@@ -212,17 +204,20 @@ impl World {
             group: "lockstep.processor".to_owned(),
             instance: "0".to_owned(),
             inbox_partitions: PARTITIONS,
-            event_bytes: 262_144,
+            dead_letter_bytes: 1 << 20,
         };
         let stores: Arc<dyn Stores> = Arc::new(self.stores.clone());
-        let publisher = Publisher::new(Arc::new(Encoder::without_registry()), Arc::clone(&metrics));
+        let public = Arc::new(PublicCodec::new(None));
+        let codecs =
+            Codecs { public: Arc::clone(&public), sources: SourceDecoder::new(None, ["acme".into()].into(), 262_144) };
+        let publisher = Publisher::new(public, Arc::clone(&metrics));
         Processor::start(
             settings,
             Arc::clone(&self.bus),
             stores,
             Arc::clone(&self.bundle),
             publisher,
-            Arc::new(NoSchemas),
+            Arc::new(codecs),
             metrics,
             Arc::clone(&self.now),
         )
@@ -238,7 +233,7 @@ impl World {
             format: PublicFormat::Json,
             policy: RetryPolicy::new(CALL_TIMEOUT, Instant::now()),
             concurrency: 3,
-            event_bytes: 262_144,
+            dead_letter_bytes: 1 << 20,
         };
         let newest = Arc::new(Newest::new());
         self.workers.get_mut(target).expect("a target of the story").newest = Arc::clone(&newest);
@@ -246,8 +241,7 @@ impl World {
             settings,
             Arc::clone(&self.bus),
             Arc::new(self.stores.clone()),
-            Arc::new(Encoder::without_registry()),
-            Arc::new(NoSchemas),
+            Arc::new(PublicCodec::new(None)),
             Arc::new(Metrics::new()),
             newest,
             Arc::clone(&self.now),
@@ -316,12 +310,12 @@ impl World {
                 self.counted.lost_disks += 1;
                 self.stores.wipe();
                 // One disk for all in this installation: whoever has it open goes down with it.
-                TARGETS.map(|target| self.drop_worker(target));
+                TARGETS.iter().for_each(|target| self.drop_worker(target));
             }
             1 => {
                 self.counted.stale_disks += 1;
                 self.stores.restore(old_disk);
-                TARGETS.map(|target| self.drop_worker(target));
+                TARGETS.iter().for_each(|target| self.drop_worker(target));
             }
             _ => {}
         }
@@ -344,4 +338,30 @@ impl World {
             }
         }
     }
+}
+
+/// The topics as `lockstep topics apply` makes them, as far as their cleanup goes.
+fn specs(topics: &TopicNames) -> Vec<TopicSpec> {
+    let topic = |name: String, partitions: u32, cleanup: &str| TopicSpec {
+        name,
+        partitions,
+        replicas: None,
+        settings: [("cleanup.policy".to_owned(), cleanup.to_owned())].into(),
+    };
+    let mut specs = vec![
+        topic(topics.inbox(), PARTITIONS, "delete"),
+        topic(topics.state(), PARTITIONS, "compact"),
+        topic(topics.bundles(), 1, "compact"),
+        topic(story::HR_TOPIC.to_owned(), 2, "delete"),
+        topic(story::IDP_TOPIC.to_owned(), 2, "delete"),
+    ];
+    let logs =
+        [topics.results(), topics.operations(), topics.decisions(), topics.alerts(), topics.source_dead_letters()];
+    specs.extend(logs.map(|name| topic(name, 2, "delete")));
+    for target in TARGETS.map(TargetName::from) {
+        specs.push(topic(topics.commands(&target), 2, "delete"));
+        specs.push(topic(topics.lanes(&target), 2, "compact"));
+        specs.push(topic(topics.dead_letters(&target), 2, "compact"));
+    }
+    specs
 }

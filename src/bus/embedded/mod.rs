@@ -8,7 +8,8 @@
 //!
 //! Durability: once `commit` or `append` returns, it survives the end of the process, kill -9 included. Against a loss
 //! of power the disk is synced every 100 ms while there are writes (`Fsync::Every`), or within each commit
-//! (`Fsync::EachCommit`), which costs a sync of the disk each.
+//! (`Fsync::EachCommit`), which costs a sync of the disk each. Commits that a loss of power tore are left out at the next
+//! start, with a warning; what precedes them is whole.
 //!
 //! Differences to Kafka: partitions are assigned at the first poll and never revoked; a topic that is
 //! made later is read by those who join after. Compaction takes place at once; what it removes leaves gaps. A compacted topic

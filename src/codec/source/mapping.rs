@@ -42,23 +42,28 @@ pub(super) fn id(document: &Json, path: &EventPath, missing: Reason) -> Result<S
     }
 }
 
-/// The value that routes: a mapped attribute, as text.
-pub(super) fn route(rules: &SourceRules, name: &str, document: &Json) -> Result<String, Rejection> {
-    let missing = |what: &str| {
-        let detail = format!("attribute {name} routes this source's records, in removals too, and {what}");
-        Rejection::new(Reason::NoRoute, detail)
+/// The value that routes: a mapped attribute, as text. None in a removal that doesn't hold it.
+pub(super) fn route(
+    rules: &SourceRules,
+    name: &str,
+    document: &Json,
+    remove: bool,
+) -> Result<Option<String>, Rejection> {
+    let wrong = |what: &str| {
+        Rejection::new(Reason::NoRoute, format!("attribute {name}, which routes this source's records, {what}"))
     };
-    let rule = rules.attributes.get(name).ok_or_else(|| missing("is not mapped"))?;
+    let rule = rules.attributes.get(name).ok_or_else(|| wrong("is not mapped"))?;
     let text = match attribute(rule, document)? {
         Some(Value::Text(text)) => text,
         Some(Value::Int(number)) => number.to_string(),
-        None | Some(Value::Null) => return Err(missing("is not in the event")),
-        Some(other) => return Err(missing(&format!("is {}, not text or int", other.type_name()))),
+        None | Some(Value::Null) if remove => return Ok(None),
+        None | Some(Value::Null) => return Err(wrong("is not in the event")),
+        Some(other) => return Err(wrong(&format!("is {}, not text or int", other.type_name()))),
     };
     match text.len() {
-        0 => Err(missing("is empty")),
-        1..=MOST_ID_BYTES => Ok(text),
-        n => Err(missing(&format!("has {n} bytes, more than {MOST_ID_BYTES}"))),
+        0 => Err(wrong("is empty")),
+        1..=MOST_ID_BYTES => Ok(Some(text)),
+        n => Err(wrong(&format!("has {n} bytes, more than {MOST_ID_BYTES}"))),
     }
 }
 

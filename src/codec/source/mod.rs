@@ -29,6 +29,8 @@ const MOST_TRACEPARENT_BYTES: usize = 128;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decoded {
     Event(Box<SourceEvent>),
+    /// A removal that doesn't hold the attribute by which its record was routed: the record's Route knows where it is.
+    Unrouted(Box<SourceEvent>),
     /// The source says that events of this type, or tombstones, mean nothing.
     Ignored,
 }
@@ -149,16 +151,18 @@ impl SourceDecoder {
         let record = mapping::id(document, &rules.record.id, Reason::NoRecordId)?;
         let remove = meaning == EventMeaning::Remove;
         let attributes = if remove { Attributes::default() } else { mapping::attributes(rules, document)? };
-        let routing_key = match &rules.route_by {
-            None => RoutingKey::of(&tenant, &record),
-            Some(name) => RoutingKey::of(&tenant, &mapping::route(rules, name, document)?),
+        let route = match &rules.route_by {
+            None => Some(record.clone()),
+            Some(name) => mapping::route(rules, name, document, remove)?,
         };
+        let unrouted = route.is_none();
+        let routing_key = RoutingKey::of(&tenant, route.as_ref().unwrap_or(&record));
         let time = match &rules.event.time {
             Some(path) => mapping::time(document, path)?,
             None => None,
         };
         let order = rules.event.order.as_ref().map(|path| mapping::order(document, path)).transpose()?;
-        Ok(Decoded::Event(Box::new(SourceEvent {
+        let event = Box::new(SourceEvent {
             tenant,
             source: rules.name.clone(),
             record: RecordId(record),
@@ -173,7 +177,8 @@ impl SourceDecoder {
             },
             origin: origin(incoming),
             traceparent: traceparent(incoming, rules.format, document),
-        })))
+        });
+        Ok(if unrouted { Decoded::Unrouted(event) } else { Decoded::Event(event) })
     }
 
     /// A record with a key and no value. Where it removes it stands in the order of arrival: it has no position of its own.
@@ -192,13 +197,9 @@ impl SourceDecoder {
         if key.len() > MOST_ID_BYTES {
             return Err(Rejection::new(Reason::NoRecordId, format!("the tombstone's key has {} bytes", key.len())));
         }
-        if let Some(name) = &rules.route_by {
-            let detail = format!("a tombstone has no attribute {name}, by which this source's records are routed");
-            return Err(Rejection::new(Reason::NoRoute, detail));
-        }
         let tenant = self.tenant(rules, incoming, None)?;
         let origin = origin(incoming);
-        Ok(Decoded::Event(Box::new(SourceEvent {
+        let event = Box::new(SourceEvent {
             routing_key: RoutingKey::of(&tenant, key),
             tenant,
             source: rules.name.clone(),
@@ -209,7 +210,8 @@ impl SourceDecoder {
             change: RecordChange::Remove,
             origin,
             traceparent: traceparent(incoming, rules.format, &Json::Null),
-        })))
+        });
+        Ok(if rules.route_by.is_some() { Decoded::Unrouted(event) } else { Decoded::Event(event) })
     }
 
     fn tenant(&self, rules: &SourceRules, incoming: &Incoming, document: Option<&Json>) -> Result<TenantId, Rejection> {

@@ -189,7 +189,7 @@ fn bad_input_is_rejected_with_the_field_and_never_its_value() {
         ),
         (
             with("/worker/number", "".into()),
-            "no_route: attribute employeeNumber routes this source's records, in removals too, and is empty",
+            "no_route: attribute employeeNumber, which routes this source's records, is empty",
         ),
     ];
     for (bytes, expected) in cases {
@@ -207,9 +207,15 @@ fn types_say_what_an_event_does() {
     assert_eq!((event.change, event.order, event.time), (RecordChange::Remove, Some(13), Timestamp(1_000)));
     assert_eq!(event.routing_key, RoutingKey::of(&"acme".into(), "1001"));
     removal["worker"].as_object_mut().unwrap().remove("number");
-    let expected =
-        "no_route: attribute employeeNumber routes this source's records, in removals too, and is not in the event";
-    assert_eq!(rejected(&hr(), &incoming(removal.to_string())), expected);
+    let unrouted = decoder().decode(&hr(), &incoming(removal.to_string())).unwrap();
+    assert!(
+        matches!(unrouted, Decoded::Unrouted(event) if event.record.as_str() == "77"),
+        "its Route knows where it is"
+    );
+    removal["type"] = "changed".into();
+    let rejection = rejected(&rules(&HR.replace(", required: true", "")), &incoming(removal.to_string()));
+    let expected = "no_route: attribute employeeNumber, which routes this source's records, is not in the event";
+    assert_eq!(rejection, expected);
     let noted = decoder().decode(&hr(), &incoming(r#"{"id": 1, "type": "noted"}"#)).unwrap();
     assert_eq!(noted, Decoded::Ignored);
 }

@@ -1,6 +1,6 @@
 //! The embedded bus against the contract, on disk and in memory; and what only one that is on disk can show.
 
-use crate::bus::{Bed, contract_suite, next_batch, offsets_after, read_all, record, values, wait_assigned};
+use super::{Bed, contract_suite, next_batch, offsets_after, read_all, record, values, wait_assigned};
 use crate::killed;
 use lockstep::bus::embedded::{EmbeddedBus, EmbeddedOptions, Fsync, WallClock};
 use lockstep::bus::{BatchLimit, Bus, Membership, Outgoing, Poll, Session, TopicSpec, Transaction};
@@ -42,8 +42,8 @@ pub fn in_memory() -> EmbeddedBed {
     EmbeddedBed { bus: EmbeddedBus::memory(Arc::new(WallClock)), _data: None }
 }
 
-contract_suite!(disk, crate::bus_embedded::on_disk);
-contract_suite!(memory, crate::bus_embedded::in_memory);
+contract_suite!(disk, on_disk);
+contract_suite!(memory, in_memory);
 
 fn open(data: &Path) -> EmbeddedBus {
     EmbeddedBus::open(data, &EmbeddedOptions::default()).unwrap()
@@ -167,7 +167,7 @@ fn after_kill_9_every_output_has_its_offset_and_every_offset_its_output() {
         return copy_until_killed(&folder);
     }
     let data = tempfile::tempdir().unwrap();
-    let this = "bus_embedded::after_kill_9_every_output_has_its_offset_and_every_offset_its_output";
+    let this = "bus::embedded::after_kill_9_every_output_has_its_offset_and_every_offset_its_output";
     let mut before = 0;
     for round in 0..6_u32 {
         let acknowledged =
@@ -195,4 +195,62 @@ fn after_kill_9_every_output_has_its_offset_and_every_offset_its_output() {
         assert_eq!(state, newest.collect(), "round {round}");
         assert_eq!(read_all(&bus, "state").len(), state.len(), "one record a key");
     }
+}
+
+#[test]
+fn a_bus_killed_while_it_is_made_is_made_by_the_next_process() {
+    let child = "bus::embedded::after_kill_9_every_output_has_its_offset_and_every_offset_its_output";
+    for step in 0..25 {
+        let data = tempfile::tempdir().unwrap();
+        killed::run_and_kill_early(child, data.path(), Duration::from_millis(2 * step));
+        let bus = open(data.path());
+        bus.create(&[spec("in", 1, &[])]).unwrap();
+        bus.append(vec![record("in", "k", "v")]).unwrap();
+        assert!(bus.ends("in", 0).unwrap().end > 0, "killed after {} ms", 2 * step);
+    }
+}
+
+#[test]
+fn writers_a_member_and_a_reader_at_once_lose_and_double_nothing() {
+    const WRITERS: usize = 4;
+    const EACH: usize = 500;
+    let data = tempfile::tempdir().unwrap();
+    let bus = open(data.path());
+    bus.create(&[spec("in", 3, &[]), spec("out", 1, &[])]).unwrap();
+    let copy = || {
+        let mut session = assigned(&bus);
+        let mut done = 0;
+        while done < WRITERS * EACH {
+            let batch = next_batch(session.as_mut());
+            let outputs = batch.iter().map(|r| super::copy_to("out", r)).collect();
+            session.commit(Transaction { outputs, offsets: offsets_after(&batch) }).unwrap();
+            done += batch.len();
+        }
+    };
+    let read = || {
+        let mut reader = bus.reader().unwrap();
+        reader.seek("out", 0, 0).unwrap();
+        let (mut seen, until) = (Vec::new(), Instant::now() + super::PATIENCE);
+        while seen.len() < WRITERS * EACH && Instant::now() < until {
+            seen.extend(values(&reader.poll(100, Duration::from_secs(1)).unwrap()));
+        }
+        seen
+    };
+    let mut seen = std::thread::scope(|threads| {
+        for writer in 0..WRITERS {
+            let bus = &bus;
+            threads.spawn(move || {
+                for n in 0..EACH {
+                    bus.append(vec![record("in", &format!("{writer}-{n}"), &format!("{writer}-{n}"))]).unwrap();
+                }
+            });
+        }
+        threads.spawn(copy);
+        threads.spawn(read).join().unwrap()
+    });
+    assert_eq!(seen, values(&read_all(&bus, "out")));
+    seen.sort_unstable();
+    let mut expected: Vec<String> = (0..WRITERS).flat_map(|w| (0..EACH).map(move |n| format!("{w}-{n}"))).collect();
+    expected.sort_unstable();
+    assert_eq!(seen, expected);
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 const MAX_RECORD_BYTES: usize = 900_000;
 
-contract_suite!(contract, crate::bus_kafka::kafka_bed, ignore = "needs Kafka: tests/run bus");
+contract_suite!(contract, crate::bus::kafka::kafka_bed, ignore = "needs Kafka: tests/run bus");
 
 pub struct KafkaBed {
     bus: KafkaBus,
