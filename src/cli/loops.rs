@@ -2,8 +2,8 @@
 //! an error that may pass.
 
 use super::{Exit, Failure, runtime};
-use crate::bus::topics::{self, Layout};
 use crate::bus::embedded::WallClock;
+use crate::bus::topics::{self, Layout};
 use crate::bus::{Bus, BusError};
 use crate::codec::source::SourceDecoder;
 use crate::config::{BusRules, Config, Installation, resolve};
@@ -81,7 +81,13 @@ pub struct Parts {
 
 impl Parts {
     /// Opens bus and stores below `data`, and sees to the topics: the embedded bus makes its own, on Kafka they are checked.
-    pub fn open(config: Config, data: &Path, instance: String, runtime: &Handle, cancel: CancellationToken) -> anyhow::Result<Self> {
+    pub fn open(
+        config: Config,
+        data: &Path,
+        instance: String,
+        runtime: &Handle,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<Self> {
         runtime::create_data_dir(data)?;
         let layout = Layout::of(&config);
         let bus = runtime::open_bus(&config, data)?;
@@ -89,19 +95,22 @@ impl Parts {
         match installation.bus {
             BusRules::Embedded => {
                 let mut specs = layout.specs();
-                specs.extend(layout.source_topics.iter().map(|topic| topics::source(topic, installation.command_partitions)));
+                specs.extend(
+                    layout.source_topics.iter().map(|topic| topics::source(topic, installation.command_partitions)),
+                );
                 bus.create(&specs).map_err(|error| runtime::bus_failure(&error))?;
             }
             BusRules::Kafka(_) => {
                 for warning in topics::verify(bus.as_ref(), &layout)
                     .map_err(|error| Failure::new(Exit::Config, error.to_string()).help("see `lockstep topics plan`"))?
                 {
-                    tracing::warn!(%warning, "topics");
+                    tracing::warn!(topic = warning.topic, what = warning.what, "a topic is not as it should be");
                 }
             }
         }
-        let stores = DiskStores::open(data, STORE_MEMORY_MIB)
-            .map_err(|error| Failure::new(Exit::Failed, error.to_string()).help("each process needs a --data of its own"))?;
+        let stores = DiskStores::open(data, STORE_MEMORY_MIB).map_err(|error| {
+            Failure::new(Exit::Failed, error.to_string()).help("each process needs a --data of its own")
+        })?;
         let registry = runtime::registry(&installation, data)?;
         let tenants = installation.tenants.iter().cloned().collect();
         let codecs = Codecs {
@@ -241,7 +250,8 @@ impl Parts {
     fn largest(&self, topic: &str) -> usize {
         let specs = self.layout.specs();
         let spec = specs.iter().find(|spec| spec.name == topic);
-        spec.and_then(|spec| spec.settings.get("max.message.bytes")?.parse().ok()).unwrap_or(self.installation.event_bytes)
+        spec.and_then(|spec| spec.settings.get("max.message.bytes")?.parse().ok())
+            .unwrap_or(self.installation.event_bytes)
     }
 
     /// Runs `body` until it ends well; after an error that may pass, again.
@@ -294,7 +304,10 @@ impl LoopError {
             self,
             Self::Processor(ProcessorError::Bus(BusError::Fenced(_)))
                 | Self::Worker(WorkerError::Bus(BusError::Fenced(_)))
-                | Self::Connector { error: connector::OpenError::Secret { .. } | connector::OpenError::Rules { .. }, .. }
+                | Self::Connector {
+                    error: connector::OpenError::Secret { .. } | connector::OpenError::Rules { .. },
+                    ..
+                }
         )
     }
 }
@@ -303,7 +316,10 @@ fn spawn(
     name: &str,
     body: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
 ) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(body).with_context(|| format!("starting the thread of the {name}"))
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .with_context(|| format!("starting the thread of the {name}"))
 }
 
 /// Waits for loops that were cancelled, and gives the first error of any.

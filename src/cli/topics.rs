@@ -89,7 +89,7 @@ fn show(plan: &Plan, what: What, applied: bool) -> anyhow::Result<()> {
 }
 
 fn table(plan: &Plan, applied: bool) -> Table {
-    let mut table = out::table(&["", "TOPIC", "WHAT"]);
+    let mut table = out::table(&["ACTION", "TOPIC", "WHAT"]);
     for refusal in &plan.refuse {
         let text = format!("{}\n{}\n{}", refusal.what, refusal.why, refusal.remedy);
         table.add_row(["refused", &refusal.topic, &text]);
@@ -102,10 +102,27 @@ fn table(plan: &Plan, applied: bool) -> Table {
         let changes: Vec<String> = alteration.changes.iter().map(change).collect();
         table.add_row([if applied { "altered" } else { "alter" }, &alteration.topic, &changes.join("\n")]);
     }
-    for warning in &plan.warn {
-        table.add_row(["warning", &warning.topic, &warning.what]);
+    for (what, topics) in same_warnings(plan) {
+        let named = match topics.as_slice() {
+            [one] => (*one).to_owned(),
+            [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+            [] => String::new(),
+        };
+        table.add_row(["warning", &named, what]);
     }
     table
+}
+
+/// What is said of many topics is said once.
+fn same_warnings(plan: &Plan) -> Vec<(&str, Vec<&str>)> {
+    let mut said: Vec<(&str, Vec<&str>)> = Vec::new();
+    for warning in &plan.warn {
+        match said.iter_mut().find(|(what, _)| *what == warning.what) {
+            Some((_, topics)) => topics.push(&warning.topic),
+            None => said.push((&warning.what, vec![&warning.topic])),
+        }
+    }
+    said
 }
 
 fn described(spec: &TopicSpec) -> String {
@@ -176,13 +193,24 @@ mod tests {
                 why: "state is deleted by age".into(),
                 remedy: "set it".into(),
             }],
-            warn: vec![Warning { topic: "hr.workers".into(), what: "it doesn't exist yet".into() }],
+            warn: ["hr.workers", "idp.users", "hr.leavers"]
+                .map(|topic| Warning { topic: topic.into(), what: "it doesn't exist yet".into() })
+                .into(),
             unchanged: vec!["lockstep.bundles".into()],
         };
         let mut table = table(&plan, false);
         table.set_width(120);
         let text: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-        insta::assert_snapshot!(format!("{}\n{}", text.join("\n"), summary(&plan, false)), @"");
+        insta::assert_snapshot!(format!("{}\n{}", text.join("\n"), summary(&plan, false)), @r"
+         ACTION   TOPIC                  WHAT
+         refused  lockstep.state         cleanup.policy is delete instead of compact
+                                         state is deleted by age
+                                         set it
+         create   lockstep.inbox         8 partitions, 3 replicas, cleanup.policy=delete
+         alter    lockstep.results       max.message.bytes 1000 -> 1048588
+         warning  hr.workers and 2 more  it doesn't exist yet
+        1 to create, 1 to alter, 1 refused, 3 warned of, 1 as they must be
+        ");
         assert_eq!(as_json(&plan, true)["refuse"][0]["topic"], "lockstep.state");
     }
 }

@@ -397,7 +397,7 @@ pub fn a_reader_moves_where_it_is_told(bed: &dyn Bed) {
         let expected = first.map_or(&all[10..], |n| &all[n..]);
         assert_eq!(values(&seen), values(expected), "after moving to {offset}");
     }
-    assert!(matches!(reader.position(&output, 7), Err(_)), "a partition that was never added has no position");
+    assert!(reader.position(&output, 7).is_err(), "a partition that was never added has no position");
     let started = Instant::now();
     assert!(reader.poll(10, Duration::from_millis(100)).unwrap().is_empty());
     assert!(started.elapsed() < Duration::from_secs(2));

@@ -27,8 +27,10 @@ pub(super) struct KafkaSession {
     cluster: Arc<Cluster>,
     membership: Membership,
     consumer: BaseConsumer<Member>,
-    /// None after an outcome that is not known, until a new producer has settled it.
+    /// None where it is of no use any more, until the next `poll` opens another.
     writer: Option<Writer>,
+    /// Whether the last commit took place is not known; a new producer settles it.
+    unsettled: bool,
     positions: BTreeMap<TopicPartition, Position>,
     /// What the caller is told before anything else.
     announcements: VecDeque<Poll>,
@@ -63,6 +65,7 @@ impl KafkaSession {
             membership: membership.clone(),
             consumer,
             writer: Some(writer),
+            unsettled: false,
             positions: BTreeMap::new(),
             announcements: VecDeque::new(),
             fenced: None,
@@ -195,8 +198,8 @@ impl KafkaSession {
         Ok(())
     }
 
-    /// After an outcome that is not known: a new producer settles it, the committed offsets are read again, and the caller is
-    /// told to build its state anew, as only the log knows what it is now.
+    /// A new producer, where the old one is of no use any more. After an outcome that is not known it settles it; then the
+    /// committed offsets are read again, and the caller is told to build its state anew, as only the log knows what it is now.
     fn settle(&mut self) -> Result<(), BusError> {
         if self.writer.is_some() {
             return Ok(());
@@ -210,6 +213,9 @@ impl KafkaSession {
             Err(BusError::Fenced(reason)) => return Err(self.fence(&reason)),
             Err(error) => return Err(error),
         }
+        if !self.unsettled {
+            return Ok(());
+        }
         let partitions: Vec<TopicPartition> = self.positions.keys().cloned().collect();
         let committed = match self.committed(&partitions) {
             Ok(committed) => committed,
@@ -218,6 +224,7 @@ impl KafkaSession {
                 return Err(error);
             }
         };
+        self.unsettled = false;
         for (partition, offset) in committed {
             if let Some(position) = self.positions.get_mut(&partition) {
                 position.committed = offset;
@@ -358,10 +365,12 @@ impl Session for KafkaSession {
             }
             Err(WriteError::Broken(reason)) => {
                 self.writer = None;
+                self.rewind();
                 Err(CommitError::Rewound(reason))
             }
             Err(WriteError::Unknown(reason)) => {
                 self.writer = None;
+                self.unsettled = true;
                 Err(CommitError::Rewound(format!("{reason}; whether it took place shows when the state is read again")))
             }
             Err(WriteError::Fenced(reason)) => Err(self.fence(&reason).into()),

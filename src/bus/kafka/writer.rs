@@ -26,6 +26,8 @@ const ATTEMPTS: u32 = 4;
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long records may take to be acknowledged: their own time-out is 9 s, and then they fail.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(11);
+/// A flush that fails sooner than this before its end was refused, not left without an answer.
+const ANSWERING: Duration = Duration::from_secs(6);
 /// One step of the native flush; failures are looked at in between.
 const FLUSH_STEP_MS: i32 = 100;
 
@@ -34,7 +36,8 @@ const FLUSH_STEP_MS: i32 = 100;
 pub(super) enum WriteError {
     /// Nothing of it is visible, and the writer can go on.
     Aborted(String),
-    /// Nothing of it is visible, but the writer is of no use any more: open a new one.
+    /// Nothing of it is visible, but the writer is of no use any more: open a new one. So it is after every record that could
+    /// not be delivered: the epoch bump that follows may purge records of the next transaction (karafka/waterdrop#501).
     Broken(String),
     /// It may be visible or not. Open a new writer of the same id, which settles it; then look.
     Unknown(String),
@@ -109,21 +112,26 @@ impl Writer {
         for record in records {
             self.send(record, until)?;
         }
-        self.flush(until)?;
-        if let Some(offsets) = offsets {
-            let lost = || WriteError::Aborted("this member's partitions were given to another".into());
-            if (offsets.lost)() {
-                return Err(lost());
-            }
-            self.call("send_offsets_to_transaction", |p| {
-                p.send_offsets_to_transaction(offsets.list, offsets.member, CALL_TIMEOUT)
-            })
-            .map_err(|e| before_commit(&e))?;
-            if (offsets.lost)() {
-                return Err(lost());
-            }
+        let flushed = self.flush(until);
+        let Some(offsets) = offsets else { return flushed };
+        if flushed.is_err() && Instant::now() + ANSWERING > until {
+            return flushed; // Nobody answers, so nobody says why.
         }
-        Ok(())
+        let lost = || WriteError::Aborted("this member's partitions were given to another".into());
+        if (offsets.lost)() {
+            return Err(lost());
+        }
+        let sent = self.call("send_offsets_to_transaction", |p| {
+            p.send_offsets_to_transaction(offsets.list, offsets.member, CALL_TIMEOUT)
+        });
+        match (flushed, sent.map_err(|e| before_commit(&e))) {
+            (Ok(()), Ok(())) if (offsets.lost)() => Err(lost()),
+            (Ok(()), sent) => sent,
+            // A transaction that has failed has its records purged; why it failed, this call says.
+            (Err(_), Err(WriteError::Aborted(cause))) => Err(WriteError::Broken(cause)),
+            (Err(_), Err(sent)) => Err(sent),
+            (flushed, Ok(())) => flushed,
+        }
     }
 
     fn send(&self, record: &Outgoing, until: Instant) -> Result<(), WriteError> {
@@ -144,12 +152,12 @@ impl Writer {
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if Instant::now() < until => {
                     self.producer.poll(Duration::from_millis(1));
                     if let Some(failure) = self.producer.context().take_failure() {
-                        return Err(WriteError::Aborted(failure));
+                        return Err(WriteError::Broken(failure));
                     }
                     next = back;
                 }
                 Err((e, _)) => {
-                    return Err(WriteError::Aborted(format!("topic {}: {}", record.topic, describe(&e))));
+                    return Err(WriteError::Broken(format!("topic {}: {}", record.topic, describe(&e))));
                 }
             }
         }
@@ -166,13 +174,13 @@ impl Writer {
                 let result = unsafe { bindings::rd_kafka_flush(self.producer.client().native_ptr(), FLUSH_STEP_MS) };
                 self.producer.poll(Duration::ZERO);
                 if let Some(failure) = self.producer.context().take_failure() {
-                    return Err(WriteError::Aborted(failure));
+                    return Err(WriteError::Broken(failure));
                 }
                 if result == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
                     return Ok(());
                 }
                 if Instant::now() >= until {
-                    return Err(WriteError::Aborted("the brokers did not acknowledge the records in time".into()));
+                    return Err(WriteError::Broken("the brokers did not acknowledge the records in time".into()));
                 }
             }
         })
@@ -180,7 +188,7 @@ impl Writer {
 
     /// Aborts, if the error lets it, and says what is left.
     fn abandon(&self, error: WriteError) -> WriteError {
-        let WriteError::Aborted(reason) = error else { return error };
+        let (WriteError::Aborted(reason) | WriteError::Broken(reason)) = &error else { return error };
         // Purged records are reported as failures, and the abort waits until somebody polls them away.
         let done = AtomicBool::new(false);
         let aborted = std::thread::scope(|threads| {
@@ -195,7 +203,7 @@ impl Writer {
         });
         self.producer.context().take_failure();
         match aborted {
-            Ok(()) => WriteError::Aborted(reason),
+            Ok(()) => error,
             Err(e) if is_fenced(&e) => WriteError::Fenced(describe(&e)),
             // Nothing was committed, and the next holder of the id aborts it.
             Err(e) => WriteError::Broken(format!("{reason}; aborting: {}", describe(&e))),
@@ -235,4 +243,126 @@ fn is_fenced(error: &KafkaError) -> bool {
         error.rdkafka_error_code(),
         Some(Code::Fenced | Code::InvalidProducerEpoch | Code::ProducerFenced | Code::FencedInstanceId)
     )
+}
+
+/// Error classes only, provoked one by one in librdkafka's mock cluster: no evidence of exactly-once, which only a real
+/// Kafka gives (`tests/contract`).
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::Membership;
+    use crate::bus::kafka::KafkaSettings;
+    use rdkafka::consumer::{BaseConsumer, Consumer};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::RDKafkaApiKey;
+    use std::collections::BTreeMap;
+
+    struct Bed {
+        cluster: MockCluster<'static, DefaultProducerContext>,
+        settings: KafkaSettings,
+        consumer: BaseConsumer,
+    }
+
+    impl Bed {
+        fn new() -> Self {
+            let cluster = MockCluster::new(1).unwrap();
+            cluster.create_topic("in", 1, 1).unwrap();
+            cluster.create_topic("out", 1, 1).unwrap();
+            let settings = KafkaSettings {
+                bootstrap: cluster.bootstrap_servers(),
+                properties: BTreeMap::new(),
+                client_id: "test".into(),
+                max_record_bytes: 1_000_000,
+            };
+            let consumer = ClientConfig::new()
+                .set("bootstrap.servers", cluster.bootstrap_servers())
+                .set("group.id", "g")
+                .create()
+                .unwrap();
+            Self { cluster, settings, consumer }
+        }
+
+        fn open(&self) -> Writer {
+            let member = Membership { group: "g".into(), instance: "a".into(), topics: vec![] };
+            Writer::open(&self.settings.committer(&member), Arc::default()).unwrap()
+        }
+
+        fn fail(&self, request: RDKafkaApiKey, errors: &[RDKafkaRespErr]) {
+            self.cluster.request_errors(request, errors);
+        }
+
+        fn write(&self, writer: &Writer) -> Result<(), WriteError> {
+            let record = Outgoing {
+                topic: "out".into(),
+                partition: Some(0),
+                key: None,
+                value: Some(b"v".to_vec()),
+                headers: vec![],
+            };
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset("in", 0, rdkafka::Offset::Offset(1)).unwrap();
+            let member = self.consumer.group_metadata().unwrap();
+            writer.write(&[record], Some(&Offsets { list: &list, member: &member, lost: &|| false }))
+        }
+    }
+
+    fn class(result: &Result<(), WriteError>) -> &'static str {
+        match result {
+            Ok(()) => "committed",
+            Err(WriteError::Aborted(_)) => "aborted",
+            Err(WriteError::Broken(_)) => "broken",
+            Err(WriteError::Unknown(_)) => "unknown",
+            Err(WriteError::Fenced(_)) => "fenced",
+        }
+    }
+
+    #[test]
+    fn every_class_of_error_has_its_outcome_and_the_next_transaction_goes_through() {
+        use RDKafkaApiKey as Request;
+        use RDKafkaRespErr as Code;
+        let cases = [
+            // Retriable: librdkafka or the writer tries again.
+            (Request::EndTxn, Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS, "committed"),
+            (Request::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS, "committed"),
+            (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE, "committed"),
+            // Abortable: this member is of an older generation, or may not write there.
+            (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION, "aborted"),
+            (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID, "aborted"),
+            (Request::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, "aborted"),
+            // What a record's failure leaves behind would spoil the next transaction.
+            (Request::Produce, Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, "broken"),
+            (Request::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "broken"),
+            // Another has this transactional id, or this name in the group.
+            (Request::Produce, Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, "fenced"),
+            (Request::EndTxn, Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, "fenced"),
+            (Request::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, "fenced"),
+            (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID, "fenced"),
+            // Fatal, but nobody took its place.
+            (Request::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "broken"),
+            (Request::EndTxn, Code::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "unknown"),
+        ];
+        let bed = Bed::new();
+        for (request, code, expected) in cases {
+            let writer = bed.open();
+            bed.write(&writer).expect("without a fault a transaction is committed");
+            bed.fail(request, &[code]);
+            let result = bed.write(&writer);
+            assert_eq!(class(&result), expected, "{request:?} answered with {code:?}: {result:?}");
+            let writer = if matches!(expected, "committed" | "aborted") { writer } else { bed.open() };
+            bed.write(&writer).unwrap_or_else(|e| panic!("after {request:?} answered with {code:?}: {e:?}"));
+        }
+    }
+
+    #[test]
+    fn a_member_that_lost_its_partitions_meanwhile_aborts() {
+        let bed = Bed::new();
+        let writer = bed.open();
+        let member = bed.consumer.group_metadata().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset("in", 0, rdkafka::Offset::Offset(1)).unwrap();
+        let result = writer.write(&[], Some(&Offsets { list: &list, member: &member, lost: &|| true }));
+        assert_eq!(class(&result), "aborted");
+        bed.write(&writer).unwrap();
+    }
 }

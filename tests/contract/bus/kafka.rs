@@ -2,10 +2,12 @@
 
 use crate::bus::{
     Bed, LIMIT, PATIENCE, append_numbers, contract_suite, copy_to, member, next_batch, offsets_after, process,
-    read_all, record, topic, topic_with, values, wait_assigned,
+    read_all, record, topic, topic_with, unique, values, wait_assigned,
 };
 use lockstep::bus::kafka::{KafkaBus, KafkaSettings};
+use lockstep::bus::topics::{self, Layout, Plan, TopicsError, Wishes};
 use lockstep::bus::{Bus, CommitError, Membership, Outgoing, Poll, Transaction};
+use lockstep::model::topic::TopicNames;
 use rdkafka::ClientConfig;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -212,4 +214,57 @@ fn committed(group: &str, topic: &str, partitions: i32) -> Vec<Option<i64>> {
             _ => None,
         })
         .collect()
+}
+
+#[test]
+#[ignore = "needs Kafka: tests/run bus"]
+fn topics_are_planned_applied_and_refused_when_they_endanger_correctness() {
+    let bus = connect(&[]);
+    let missing_source = unique("hr");
+    let layout = Layout {
+        names: TopicNames::new(format!("{}.", unique("lockstep"))),
+        targets: vec!["directory".into(), "wiki".into()],
+        source_topics: vec![missing_source.clone()],
+        wishes: Wishes { inbox_partitions: 3, command_partitions: 2, replicas: Some(1), event_bytes: 600_000 },
+    };
+    assert!(matches!(topics::verify(&bus, &layout), Err(TopicsError::NotApplied(missing)) if missing.len() == 14));
+    let plan = topics::plan(&bus, &layout).unwrap();
+    assert_eq!((plan.create.len(), plan.alter.len(), plan.refuse.len()), (14, 0, 0));
+    topics::apply(&bus, &plan).unwrap();
+
+    let warnings = topics::verify(&bus, &layout).unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(warnings[0].topic, missing_source);
+    assert_eq!(bus.partitions(&missing_source).unwrap(), None, "a source's topic is the users' own");
+    assert_eq!(topics::plan(&bus, &layout).unwrap().unchanged.len(), 14);
+    let large = Outgoing { value: Some(vec![0; 800_000]), ..record(&layout.names.inbox(), "k", "") };
+    bus.append(vec![large]).unwrap();
+
+    // What is ours to mend is mended, what only operators can decide is refused.
+    bus.configure(&layout.names.state(), &[("delete.retention.ms".to_owned(), "1000".to_owned())].into()).unwrap();
+    let plan = wait_for(&bus, &layout, |plan| !plan.alter.is_empty());
+    assert_eq!(plan.alter[0].changes[0].setting, "delete.retention.ms");
+    topics::apply(&bus, &plan).unwrap();
+    wait_for(&bus, &layout, |plan| plan.is_done());
+    let lanes = layout.names.lanes(&"wiki".into());
+    bus.configure(&lanes, &[("cleanup.policy".to_owned(), "delete".to_owned())].into()).unwrap();
+    let plan = wait_for(&bus, &layout, |plan| !plan.refuse.is_empty());
+    assert_eq!(plan.refuse[0].topic, lanes);
+    assert!(matches!(topics::apply(&bus, &plan), Err(TopicsError::Refused(_))));
+    assert!(matches!(topics::verify(&bus, &layout), Err(TopicsError::Refused(_))));
+    let more = Layout { wishes: Wishes { inbox_partitions: 4, ..layout.wishes }, ..layout };
+    let refused = topics::plan(&bus, &more).unwrap().refuse;
+    assert!(refused.iter().any(|r| r.topic == more.names.inbox() && r.what.contains("3 partitions instead of 4")));
+}
+
+/// The first plan that is so: settings reach the brokers a moment after they are acknowledged.
+fn wait_for(bus: &dyn Bus, layout: &Layout, so: impl Fn(&Plan) -> bool) -> Plan {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let plan = topics::plan(bus, layout).unwrap();
+        if so(&plan) {
+            return plan;
+        }
+        assert!(Instant::now() < until, "{plan:?}");
+    }
 }
