@@ -4,6 +4,7 @@ use crate::random::Random;
 use crate::story::{self, Story, TARGETS};
 use crate::target::SimTarget;
 use lockstep::bus::embedded::{Clock, EmbeddedBus, VirtualClock};
+use lockstep::bus::topics::{self, Wishes};
 use lockstep::bus::{Bus, Outgoing, TopicSpec};
 use lockstep::codec::public::PublicCodec;
 use lockstep::codec::source::SourceDecoder;
@@ -340,28 +341,10 @@ impl World {
     }
 }
 
-/// The topics as `lockstep topics apply` makes them, as far as their cleanup goes.
-fn specs(topics: &TopicNames) -> Vec<TopicSpec> {
-    let topic = |name: String, partitions: u32, cleanup: &str| TopicSpec {
-        name,
-        partitions,
-        replicas: None,
-        settings: [("cleanup.policy".to_owned(), cleanup.to_owned())].into(),
-    };
-    let mut specs = vec![
-        topic(topics.inbox(), PARTITIONS, "delete"),
-        topic(topics.state(), PARTITIONS, "compact"),
-        topic(topics.bundles(), 1, "compact"),
-        topic(story::HR_TOPIC.to_owned(), 2, "delete"),
-        topic(story::IDP_TOPIC.to_owned(), 2, "delete"),
-    ];
-    let logs =
-        [topics.results(), topics.operations(), topics.decisions(), topics.alerts(), topics.source_dead_letters()];
-    specs.extend(logs.map(|name| topic(name, 2, "delete")));
-    for target in TARGETS.map(TargetName::from) {
-        specs.push(topic(topics.commands(&target), 2, "delete"));
-        specs.push(topic(topics.lanes(&target), 2, "compact"));
-        specs.push(topic(topics.dead_letters(&target), 2, "compact"));
-    }
+/// The topics as `lockstep topics apply` makes them.
+fn specs(names: &TopicNames) -> Vec<TopicSpec> {
+    let wishes = Wishes { inbox_partitions: PARTITIONS, command_partitions: 2, ..Wishes::default() };
+    let mut specs = topics::specs(names, &TARGETS.map(TargetName::from), &wishes);
+    specs.extend([story::HR_TOPIC, story::IDP_TOPIC].map(|topic| topics::source(topic, 2)));
     specs
 }
