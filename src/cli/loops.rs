@@ -159,6 +159,7 @@ impl Parts {
             group: format!("{}processor", topics.prefix),
             instance: self.instance.clone(),
             inbox_partitions: self.installation.inbox_partitions,
+            record_bytes: self.largest(&topics.inbox()),
             dead_letter_bytes: self.largest(&topics.source_dead_letters()),
             topics,
         };

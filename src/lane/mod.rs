@@ -119,7 +119,7 @@ pub enum Ended {
 /// What a finished call leads to, beside the lane's new row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LaneEffect {
-    Result(ResultEvent),
+    Result(Box<ResultEvent>),
     DeadLetter(Box<DeadLetter>),
     /// The account's dead letter is over.
     DeadLetterOver,
@@ -143,15 +143,15 @@ impl Lane {
             Work::Waiting(old) => {
                 let result = self.result(&old.command, Outcome::Superseded, old.calls, now);
                 self.work = Work::Waiting(Pending::new(command, Some(&old), now));
-                Accepted::Superseding(Box::new(result))
+                Accepted::Superseding(result)
             }
             Work::Running { pending, started, next } => {
-                let result = next.map(|old| Box::new(self.result(&old, Outcome::Superseded, 0, now)));
+                let result = next.map(|old| self.result(&old, Outcome::Superseded, 0, now));
                 self.work = Work::Running { pending, started, next: Some(command) };
                 result.map_or(Accepted::Ready, Accepted::Superseding)
             }
             Work::Checking { started, next } => {
-                let result = next.map(|old| Box::new(self.result(&old, Outcome::Superseded, 0, now)));
+                let result = next.map(|old| self.result(&old, Outcome::Superseded, 0, now));
                 self.work = Work::Checking { started, next: Some(command) };
                 result.map_or(Accepted::Ready, Accepted::Superseding)
             }
@@ -426,8 +426,8 @@ impl Lane {
         });
     }
 
-    fn result(&self, command: &Command, outcome: Outcome, calls: u32, now: Timestamp) -> ResultEvent {
-        ResultEvent {
+    fn result(&self, command: &Command, outcome: Outcome, calls: u32, now: Timestamp) -> Box<ResultEvent> {
+        Box::new(ResultEvent {
             tenant: command.tenant.clone(),
             target: command.target.clone(),
             account: command.account.clone(),
@@ -445,7 +445,7 @@ impl Lane {
             source_time: command.cause.time,
             effective: command.deprovision.map(|deprovision| deprovision.effective),
             traceparent: command.cause.traceparent.clone(),
-        }
+        })
     }
 }
 

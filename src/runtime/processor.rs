@@ -2,6 +2,7 @@
 
 use super::Now;
 use super::bundles::{BundleError, BundleStore};
+use super::fit;
 use super::intake::{Codecs, Intake, Taken, Unavailable};
 use super::outputs::{OutputError, Publisher};
 use super::partition::{Emitted, Partition};
@@ -46,6 +47,8 @@ pub struct ProcessorSettings {
     pub group: String,
     pub instance: String,
     pub inbox_partitions: u32,
+    /// Largest record that inbox, state, commands and lanes take.
+    pub record_bytes: usize,
     /// Largest record that `source-dead-letters` takes.
     pub dead_letter_bytes: usize,
 }
@@ -218,7 +221,15 @@ impl Processor {
     ) -> Result<(), ProcessorError> {
         if record.topic != self.settings.topics.inbox() {
             match self.intake.take(&record, &self.metrics)? {
-                Taken::Message(message) => transaction.outputs.push(self.publisher.inbox(&self.settings, &message)),
+                Taken::Message(message) => {
+                    let output = self.publisher.inbox(&self.settings, &message);
+                    let bytes = output.value.as_ref().map_or(0, Vec::len);
+                    let most = fit::most_of_event(self.settings.record_bytes);
+                    transaction.outputs.push(match bytes <= most {
+                        true => output,
+                        false => self.intake.too_large(&record, bytes, most, &self.metrics),
+                    });
+                }
                 Taken::Output(output) => transaction.outputs.push(output),
                 Taken::Nothing => {}
             }
@@ -276,10 +287,14 @@ impl Processor {
             },
         )?;
         let bundles = &mut self.bundles;
-        let partition =
-            Partition::open(PartitionId(id), self.settings.inbox_partitions, store, &self.bundle, |hash| {
-                bundles.get(hash).map_err(ProcessorError::from)
-            })?;
+        let partition = Partition::open(
+            PartitionId(id),
+            self.settings.inbox_partitions,
+            self.settings.record_bytes,
+            store,
+            &self.bundle,
+            |hash| bundles.get(hash).map_err(ProcessorError::from),
+        )?;
         self.publisher.restored(&partition)?;
         self.partitions.insert(id, partition);
         self.positions.insert(id, end);

@@ -107,7 +107,6 @@ struct Work {
 }
 
 impl LaneLoop {
-    #[expect(clippy::too_many_arguments, reason = "the parts that a process is put together from")]
     pub fn start(
         settings: LaneSettings,
         bus: Arc<dyn Bus>,
@@ -245,7 +244,7 @@ impl LaneLoop {
             Accepted::Stale => return Ok(()),
             Accepted::Ready => {}
             Accepted::Superseding(result) => {
-                let output = self.effect(&account, LaneEffect::Result(*result))?;
+                let output = self.effect(&account, LaneEffect::Result(result))?;
                 work.transaction.outputs.push(output);
             }
         }
@@ -401,7 +400,7 @@ impl LaneLoop {
             LaneEffect::Result(result) => {
                 let labels = [result.tenant.as_str(), result.target.as_str(), result.outcome.as_str()];
                 self.metrics.results_total.of(labels).inc();
-                self.encode(self.settings.topics.results(), account, &result)
+                self.encode(self.settings.topics.results(), account, result.as_ref())
             }
             LaneEffect::DeadLetter(letter) => self.encode(dead_letters, account, letter.as_ref()),
             LaneEffect::DeadLetterOver => Ok(Outgoing {

@@ -2,7 +2,7 @@
 //!
 //! A changed snapshot is a changed interface: look at it, then accept it with `INSTA_UPDATE=always cargo test --test snapshot`.
 
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
 mod command;
 mod error;

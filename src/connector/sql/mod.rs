@@ -33,6 +33,9 @@ pub struct SqlConnector {
     layout: OnceCell<Layout>,
 }
 
+/// A column, what it is to hold, and the attribute whose value that is.
+type Wanted<'a> = (&'a Column, Cell, Option<&'a str>);
+
 /// An account's row, as texts.
 struct Stored {
     key: String,
@@ -325,7 +328,7 @@ impl Layout {
     }
 
     /// The desired attributes and active flag as cells of their columns.
-    fn wanted<'a>(&'a self, desired: &Desired) -> Result<Vec<(&'a Column, Cell, Option<&'a str>)>, CallError> {
+    fn wanted<'a>(&'a self, desired: &Desired) -> Result<Vec<Wanted<'a>>, CallError> {
         let mut cells = Vec::new();
         for (name, value) in desired.attributes.iter() {
             let column = self.column(name)?;
