@@ -8,13 +8,9 @@ mod embedded;
 mod kafka;
 
 pub use copying::*;
-use lockstep::bus::{
-    BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, TopicPartition, TopicSpec,
-    Transaction,
-};
+use lockstep::bus::{BatchLimit, Bus, BusError, CommitError, Membership, Outgoing, Poll, TopicSpec, Transaction};
 use lockstep::model::RoutingKey;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a test waits for what has to happen: several session time-outs of a busy machine.
