@@ -8,6 +8,9 @@ mod error;
 mod map;
 mod schema;
 
+#[cfg(test)]
+mod tests;
+
 use super::{
     Applied, CallError, Capabilities, Change, Connector, GroupChanges, Limits, Lookup, Observed, OpenError, Page,
     Resolve, compare,
