@@ -24,6 +24,8 @@ pub mod runtime;
 
 pub mod connector;
 
+pub mod source;
+
 pub mod worker;
 
 pub mod api;

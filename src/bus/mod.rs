@@ -4,40 +4,18 @@
 //! - A `Session` belongs to one thread. Whenever `poll` is called, everything it gave before is committed or aborted:
 //!   no work is ever open across a poll, so a rebalance inside `poll` has nothing to finish.
 //! - `commit` makes outputs and offsets visible together or not at all. After `CommitError::Rewound` the session stands at
-//!   the last committed offsets and gives the same records again; after `Fenced` it is of no use any more.
+//!   the last committed offsets and gives the same records again; after `Fenced` it is of no use any more. Where it can't be
+//!   known whether a commit took place it is `Rewound` as well, and the next polls give `Revoked` and `Assigned`: what the
+//!   readers find then is what happened, and the session stands where that ends.
 //! - Readers see only committed records, in offset order. Offsets rise but may have gaps.
 
 pub mod embedded;
 pub mod kafka;
+pub mod topics;
 
-use crate::model::Timestamp;
+pub use crate::model::{Incoming, Outgoing};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// A record to be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outgoing {
-    pub topic: String,
-    /// None: by the key's hash (murmur2, as Kafka's Java client).
-    pub partition: Option<u32>,
-    pub key: Option<Vec<u8>>,
-    /// None is a tombstone.
-    pub value: Option<Vec<u8>>,
-    pub headers: Vec<(String, Vec<u8>)>,
-}
-
-/// A record that was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Incoming {
-    pub topic: String,
-    pub partition: u32,
-    pub offset: i64,
-    /// The broker's or the sender's, as the topic is set.
-    pub timestamp: Timestamp,
-    pub key: Option<Vec<u8>>,
-    pub value: Option<Vec<u8>>,
-    pub headers: Vec<(String, Vec<u8>)>,
-}
 
 pub type TopicPartition = (String, u32);
 
@@ -83,7 +61,7 @@ pub enum BusError {
     #[error("{doing}: {reason} (it may pass: try again)")]
     Retriable { doing: String, reason: String },
     /// Another process took this member's place; this one must stop.
-    #[error("fenced: another process runs as this member ({0})")]
+    #[error("fenced: another process runs as this member, or the brokers took this one for gone ({0})")]
     Fenced(String),
     #[error("the record for topic {topic} has {bytes} bytes, more than the {limit} that may be sent")]
     TooLarge { topic: String, bytes: usize, limit: usize },
@@ -91,7 +69,8 @@ pub enum BusError {
 
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// Nothing of the transaction is visible; the session gives its records again.
+    /// Nothing of the transaction is visible, and the session gives its records again; or it isn't known, and `Revoked` and
+    /// `Assigned` follow.
     #[error("the transaction was aborted, its records come again: {0}")]
     Rewound(String),
     #[error(transparent)]

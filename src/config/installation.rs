@@ -79,7 +79,8 @@ pub fn parse(file: &SourceFile) -> Result<Installation, Vec<Diagnostic>> {
     let node = yaml::parse(file).map_err(|problem| vec![problem])?;
     let page = Page::new(file);
     let installation = page.fields(&node).and_then(read);
-    let problems = page.into_problems();
+    let mut problems = page.into_problems();
+    problems.sort_by_key(|problem| (problem.line, problem.column));
     match installation {
         Some(installation) if problems.is_empty() => Ok(installation),
         _ => Err(problems),

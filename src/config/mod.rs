@@ -87,16 +87,233 @@ fn unknown_tenants(installation: &Installation, bundle: &Bundle) -> Vec<Diagnost
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::example;
+
+    fn quickstart() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart")
+    }
+
+    /// A copy of the quickstart's rules, with lockstep.yaml as given.
+    fn copied(lockstep: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["", "sources", "targets"] {
+            std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+            for entry in std::fs::read_dir(quickstart().join(folder)).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_file() {
+                    std::fs::copy(&path, dir.path().join(folder).join(path.file_name().unwrap())).unwrap();
+                }
+            }
+        }
+        std::fs::write(dir.path().join("lockstep.yaml"), lockstep).unwrap();
+        dir
+    }
+
+    fn refused(dir: &tempfile::TempDir) -> String {
+        let error = Config::load(dir.path()).expect_err("a config that is wrong").to_string();
+        error.replace(&dir.path().display().to_string(), "DIR")
+    }
 
     #[test]
     fn the_quickstart_loads_and_its_tests_pass() {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart");
-        let config = Config::load(&dir).unwrap_or_else(|error| panic!("{error}"));
+        let config = Config::load(&quickstart()).unwrap_or_else(|error| panic!("{error}"));
         let reports = config.bundle.run_tests();
-        assert!(
-            reports.len() > 10 && reports.iter().all(|report| report.passed()),
-            "{}",
-            crate::rules::example::render(&reports)
+        assert_eq!(reports.len(), 13);
+        assert!(reports.iter().all(|report| report.passed()), "{}", example::render(&reports));
+        assert!(matches!(config.installation.bus, BusRules::Embedded));
+        assert_eq!((config.installation.inbox_partitions, config.installation.command_partitions), (8, 6));
+    }
+
+    #[test]
+    fn everything_of_lockstep_yaml_is_read() {
+        let dir = copied(
+            "bus:\n  kafka:\n    bootstrap: b1:9092,b2:9092\n    properties: { security.protocol: SASL_SSL, sasl.password: '${env:KAFKA_PASSWORD}', socket.timeout.ms: 6000 }\n    replicas: 3\n  prefix: idm.\ninbox_partitions: 32\ncommand_partitions: 12\nregistry: { url: http://registry:8081 }\nhttp: { listen: '[::1]:8080' }\nlog: json\ntenants: [acme, globex]\nlimits: { event_bytes: 65536 }\n",
         );
+        let installation = Config::load(dir.path()).unwrap_or_else(|error| panic!("{error}")).installation;
+        let BusRules::Kafka(kafka) = &installation.bus else { panic!("kafka is what it says") };
+        assert_eq!((kafka.bootstrap.as_str(), kafka.replicas), ("b1:9092,b2:9092", Some(3)));
+        assert_eq!(kafka.properties["sasl.password"], "${env:KAFKA_PASSWORD}");
+        assert_eq!(kafka.properties["socket.timeout.ms"], "6000");
+        assert_eq!(installation.topics.inbox(), "idm.inbox");
+        assert_eq!((installation.inbox_partitions, installation.command_partitions), (32, 12));
+        assert_eq!(installation.registry.as_deref(), Some("http://registry:8081"));
+        assert_eq!(installation.listen.to_string(), "[::1]:8080");
+        assert_eq!((installation.log, installation.event_bytes), (LogFormat::Json, 65536));
+        assert_eq!(installation.tenants.len(), 2);
+    }
+
+    #[test]
+    fn kafka_has_more_partitions_by_default() {
+        let dir = copied("bus: { kafka: { bootstrap: 'b1:9092' } }\ntenants: [acme]\n");
+        assert_eq!(Config::load(dir.path()).unwrap().installation.inbox_partitions, 64);
+    }
+
+    #[test]
+    fn a_wrong_lockstep_yaml_is_refused_with_all_its_mistakes() {
+        let dir = copied(
+            "bus:\n  embedded: {}\n  kafka:\n    bootstrp: b1:9092\n    properties: { sasl.password: hunter2, transactional.id: mine }\n  prefix: lock step\ninbox_partitions: 0\nhttp: { listen: localhost }\nlog: loud\ntenants: [acme, acme]\n",
+        );
+        let shown = refused(&dir);
+        assert!(!shown.contains("hunter2"));
+        insta::assert_snapshot!(shown, @r#"
+        error: there is one bus: `embedded` or `kafka`
+         --> lockstep.yaml:3:3
+          |
+        3 |   kafka:
+          |   ^^^^^
+          |
+          = help: remove one of the two
+
+        error: `bootstrap` is missing
+         --> lockstep.yaml:4:5
+          |
+        4 |     bootstrp: b1:9092
+          |     ^
+          |
+          = help: add `bootstrap: 127.0.0.1:9092`
+
+        error: the key `bootstrp` is not known here
+         --> lockstep.yaml:4:5
+          |
+        4 |     bootstrp: b1:9092
+          |     ^^^^^^^^
+          |
+          = help: did you mean `bootstrap`?
+
+        error: a secret must not stand in lockstep.yaml
+         --> lockstep.yaml:5:34
+          |
+        5 |     properties: { sasl.password: ***
+          |                                  ^^^
+          |
+          = help: write `${env:NAME}` or `${file:PATH}`
+
+        error: `transactional.id` is set by Lockstep: its guarantees rest on it
+         --> lockstep.yaml:5:43
+          |
+        5 |     properties: { sasl.password: *******, transactional.id: mine }
+          |                                           ^^^^^^^^^^^^^^^^
+          |
+          = help: remove it
+
+        error: this can't begin the name of a topic
+         --> lockstep.yaml:6:11
+          |
+        6 |   prefix: lock step
+          |           ^^^^^^^^^
+          |
+          = help: use letters, digits, `.`, `-` and `_`: `lockstep.`
+
+        error: a number from 1 to 4096 belongs here
+         --> lockstep.yaml:7:19
+          |
+        7 | inbox_partitions: 0
+          |                   ^
+
+        error: this is not an address to listen on
+         --> lockstep.yaml:8:17
+          |
+        8 | http: { listen: localhost }
+          |                 ^^^^^^^^^
+          |
+          = help: write an address and a port: `127.0.0.1:7070`, `[::1]:7070`
+
+        error: `loud` is not a word that is known here
+         --> lockstep.yaml:9:6
+          |
+        9 | log: loud
+          |      ^^^^
+          |
+          = help: words known here: `json`, `text`
+
+        error: the tenant `acme` stands twice
+          --> lockstep.yaml:10:17
+           |
+        10 | tenants: [acme, acme]
+           |                 ^^^^
+           |
+           = help: remove one
+
+        10 mistakes in DIR
+        "#);
+    }
+
+    #[test]
+    fn what_has_no_place_in_the_folder_is_named() {
+        let dir = copied("tenants: [globex]\n");
+        std::fs::create_dir(dir.path().join("source")).unwrap();
+        std::fs::create_dir(dir.path().join("targets/old")).unwrap();
+        std::fs::write(dir.path().join("targets/notes.txt"), "").unwrap();
+        std::fs::write(dir.path().join("README.md"), "").unwrap();
+        std::fs::write(dir.path().join("entitlement.yaml"), "").unwrap();
+        std::fs::write(dir.path().join("sources/latin.yaml"), b"source: caf\xe9").unwrap();
+        insta::assert_snapshot!(refused(&dir), @r#"
+        error: this folder is not read
+          --> source
+          = help: did you mean `sources`?
+
+        error: the file is not UTF-8 text
+          --> sources/latin.yaml
+          = help: save it as UTF-8
+
+        error: this is not a rule file
+          --> targets/notes.txt
+          = help: this folder holds .yaml files only: move it elsewhere
+
+        error: this is not a rule file
+          --> targets/old
+          = help: this folder holds .yaml files only: move it elsewhere
+
+        error: this file has no place here
+          --> entitlement.yaml
+          = help: did you mean `entitlements.yaml`?
+
+        5 mistakes in DIR
+        "#);
+    }
+
+    #[test]
+    fn a_source_of_a_tenant_that_nobody_declared_is_refused() {
+        insta::assert_snapshot!(refused(&copied("tenants: [acme-corp]\n")), @r#"
+        error: lockstep.yaml names no tenant `acme`
+         --> sources/hr.yaml:4:9
+          |
+        4 | tenant: acme
+          |         ^^^^
+          |
+          = help: tenants known here: `acme-corp`
+
+        error: lockstep.yaml names no tenant `acme`
+         --> sources/idp.yaml:4:9
+          |
+        4 | tenant: acme
+          |         ^^^^
+          |
+          = help: tenants known here: `acme-corp`
+
+        2 mistakes in DIR
+        "#);
+    }
+
+    #[test]
+    fn an_absent_folder_says_what_to_do() {
+        let error = Config::load(Path::new("/nowhere/at/all")).expect_err("it is not there").to_string();
+        assert!(error.starts_with("there is no config folder at /nowhere/at/all: create it with"), "{error}");
+        let empty = tempfile::tempdir().unwrap();
+        insta::assert_snapshot!(refused(&empty), @r#"
+        error: the file is missing
+          --> lockstep.yaml
+          = help: write it: `tenants: [acme]` is all that it needs
+
+        error: the file is missing
+          --> identity.yaml
+          = help: write it: `kinds: { person: { anchor: hr, attributes: { givenName: [hr.givenName] } } }`
+
+        error: there is no source
+          --> sources/
+          = help: write sources/hr.yaml: `source:`, `topic:`, `tenant:`, `event:`, `record:`, `attributes:`
+
+        3 mistakes in DIR
+        "#);
     }
 }

@@ -44,7 +44,7 @@ pub struct Origin {
 /// Why something happened; goes with every message and command that an event leads to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cause {
-    /// The source event's id, or `timer:<name>`, `operation:<id>`, `bundle:<hash>`, `result:<idempotency key>`.
+    /// The source event's id, or `timer:<name>`, `operation:<id>`, `bundle:<hash>`.
     pub event: EventId,
     /// Where it came from: a source, or `lockstep` for timers, operations and rule changes.
     pub source: SourceName,

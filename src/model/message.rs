@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// One value of the inbox topic.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are messages")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum InboxRecord {
     /// For one entity of this partition.
@@ -38,6 +39,9 @@ pub enum EntityKey {
         tenant: TenantId,
         source: SourceName,
         record: RecordId,
+        /// By which route it comes: where a source breaks its promise and a record turns up under another one, both are kept
+        /// apart, whether or not they fall into one partition.
+        route: RoutingKey,
     },
     Identity {
         tenant: TenantId,
@@ -72,9 +76,9 @@ pub enum Body {
         epoch: u64,
         holders: Vec<Address>,
     },
-    /// The record id is known under another route: this record has moved there.
-    Rerouted {
-        to: RoutingKey,
+    /// A Route's answer to `Claim`, or its word that the record id has moved to another route.
+    Routed {
+        verdict: RouteVerdict,
     },
 
     // to an Index
@@ -96,7 +100,8 @@ pub enum Body {
     // to a Route
     Claim {
         record: Address,
-        order: Option<i64>,
+        /// An anchor's record can't move: its identity, with all its accounts, lives by its routing key.
+        movable: bool,
     },
 
     // to an Identity
@@ -105,13 +110,14 @@ pub enum Body {
         record: RecordId,
         attributes: Attributes,
         time: Timestamp,
-        anchor: bool,
+        /// The record's own route: after a move, what the old one still says is not heard.
+        route: RoutingKey,
     },
     RecordGone {
         source: SourceName,
         record: RecordId,
         time: Timestamp,
-        anchor: bool,
+        route: RoutingKey,
     },
     /// The Guard's answer. `epoch` is that of the request.
     Permit {
@@ -143,11 +149,23 @@ pub enum Body {
     // to any entity, from its own timers; never through the inbox
     Timer {
         name: String,
+        due: Timestamp,
     },
     /// Go on with what a bounded step left over.
     Continue {
         job: String,
         cursor: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RouteVerdict {
+    Granted,
+    /// The record id now comes by this route: what was told of it under the old one is void.
+    MovedTo(RoutingKey),
+    /// Another route holds the record id and can't give it up.
+    Disputed {
+        holder: RoutingKey,
     },
 }
 
@@ -165,7 +183,8 @@ impl Address {
     }
 
     pub fn record(routing_key: RoutingKey, tenant: TenantId, source: SourceName, record: RecordId) -> Self {
-        Self { routing_key, entity: EntityKey::Record { tenant, source, record } }
+        let route = routing_key.clone();
+        Self { routing_key, entity: EntityKey::Record { tenant, source, record, route } }
     }
 
     /// An index entry is routed by its value: where records are routed by the attribute they correlate on, the entry lies
@@ -212,7 +231,7 @@ impl EntityKey {
 impl fmt::Display for EntityKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Record { tenant, source, record } => write!(f, "record {tenant}/{source}/{record}"),
+            Self::Record { tenant, source, record, .. } => write!(f, "record {tenant}/{source}/{record}"),
             Self::Identity { tenant, identity } => write!(f, "identity {tenant}/{identity}"),
             Self::Index { tenant, attribute, .. } => write!(f, "index {tenant}/{attribute}"),
             Self::Guard { tenant } => write!(f, "guard {tenant}"),

@@ -14,6 +14,7 @@ pub mod report;
 pub mod time;
 pub mod topic;
 pub mod value;
+pub mod wire;
 
 pub use command::{Command, Deprovision, Desired, Entitlements, Op, Universe};
 pub use event::{Cause, Origin, RecordChange, SourceEvent};
@@ -21,8 +22,9 @@ pub use id::{
     AccountId, BundleHash, EventId, Generation, IdentityId, Intent, PartitionId, RecordId, RoutingKey, SourceName,
     TargetName, TenantId,
 };
-pub use message::{Address, Body, EntityKey, InboxRecord, Message};
+pub use message::{Address, Body, EntityKey, InboxRecord, Message, PermitAnswer, RouteVerdict};
 pub use operation::{Action, Operation};
 pub use report::{Alert, AlertKind, AlertState, DeadLetter, Decision, DecisionKind, ErrorClass, Outcome, ResultEvent};
 pub use time::Timestamp;
 pub use value::{Attributes, Value};
+pub use wire::{Incoming, Outgoing};

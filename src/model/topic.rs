@@ -51,6 +51,11 @@ impl TopicNames {
         self.named("source-dead-letters")
     }
 
+    /// Where pollers of sources stand, by source.
+    pub fn cursors(&self) -> String {
+        self.named("cursors")
+    }
+
     pub fn commands(&self, target: &TargetName) -> String {
         self.named(&format!("commands.{target}"))
     }

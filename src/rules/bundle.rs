@@ -86,7 +86,7 @@ impl Bundle {
         }
         let complete = nodes.len() == pages.len() && problems.is_empty();
         let drafts = Drafts::read(&nodes);
-        let parts = complete.then(|| drafts.compile());
+        let parts = if complete { drafts.compile(&pages) } else { None };
         drop(nodes);
         problems.extend(pages.into_iter().flat_map(Page::into_problems));
         problems.sort_by(|a, b| (&a.file, a.line, a.column, &a.message).cmp(&(&b.file, b.line, b.column, &b.message)));
@@ -265,35 +265,39 @@ impl<'f> Drafts<'f> {
         drafts
     }
 
-    /// Checks the drafts against each other. What depends on a file that could not be read is left for the next run, since
-    /// a name that seems unknown may be declared there.
-    fn compile(self) -> Parts {
+    /// Checks the drafts against each other, in steps: where sources or kinds are wrong, every rule that uses them would
+    /// seem wrong too, and its mistakes would hide the one that matters.
+    fn compile(self, pages: &[Page<'_>]) -> Option<Parts> {
+        let wrong = |roles: &[FileRole]| {
+            let of_role = |page: &&Page<'_>| FileRole::of(&page.file.path).is_some_and(|role| roles.contains(&role));
+            pages.iter().filter(of_role).any(Page::has_problems)
+        };
         let language = Language::new(&self.tables);
         check::unique(self.sources.iter().map(|on| (on.page, &on.value.name)), "source");
         check::unique(self.targets.iter().map(|on| (on.page, &on.value.name)), "target");
         check::topics(&self.sources);
+        if wrong(&[FileRole::Source, FileRole::Identity]) {
+            return None;
+        }
         let kinds: Vec<CheckedKind> =
             self.kinds.iter().filter_map(|draft| check::kind(&self, draft, &language)).collect();
         let kind_index = check::kinds_of_sources(&self, &kinds);
+        if wrong(&[FileRole::Identity]) {
+            return None;
+        }
         let targets: Vec<TargetRules> =
             self.targets.iter().filter_map(|draft| check::target(&self, draft, &kinds, &language)).collect();
-        check::grants(&self);
         let guard = self.guard.as_ref().map(|on| check::guard(&self, on));
         let (guard, target_guards) = guard.unwrap_or((GuardDraft::default().default, BTreeMap::new()));
-        let kinds_only: Vec<&KindRules> = kinds.iter().map(|(kind, _)| kind).collect();
-        let examples = self
-            .tests
-            .iter()
-            .filter_map(|on| read_example(on.page, on.value, &self, &kinds_only, &kind_index))
-            .collect();
-        Parts {
-            sources: self.sources.into_iter().map(|on| on.value.rules).collect(),
-            kinds: kinds.into_iter().map(|(kind, _)| kind).collect(),
-            targets,
-            guard,
-            target_guards,
-            examples,
+        check::grants(&self);
+        if pages.iter().any(Page::has_problems) {
+            return None;
         }
+        let kinds: Vec<KindRules> = kinds.into_iter().map(|(kind, _)| kind).collect();
+        let tests = self.tests.iter();
+        let examples = tests.filter_map(|on| read_example(on.page, on.value, &self, &kinds, &kind_index)).collect();
+        let sources = self.sources.into_iter().map(|on| on.value.rules).collect();
+        Some(Parts { sources, kinds, targets, guard, target_guards, examples })
     }
 
     /// The names of all sources.

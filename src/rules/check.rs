@@ -332,6 +332,9 @@ pub fn target(
             .map(|name| name.value.clone())
             .collect(),
     };
+    if draft.kinds.as_ref().is_some_and(|named| named.len() != own_kinds.len()) {
+        return None;
+    }
     let names = names_of(kinds, &own_kinds);
     let scope = draft.when.as_ref().and_then(|text| condition(drafts, page, text, &names, language, "account.when"));
     let attributes: Vec<(String, Rule)> = draft
@@ -424,6 +427,7 @@ fn connector(page: &Page<'_>, draft: &TargetDraft) {
 
 /// Every grant names targets that are there and can hold groups.
 pub fn grants(drafts: &Drafts<'_>) {
+    let mut without_groups = BTreeSet::new();
     for on in &drafts.grants {
         for (target, groups) in &on.value.to {
             let Some(found) = drafts.target(target) else {
@@ -434,6 +438,7 @@ pub fn grants(drafts: &Drafts<'_>) {
             let connector = found.value.connector.as_ref();
             if let Some(ConnectorRules::Sql(sql)) = connector.map(|connector| &connector.rules)
                 && sql.groups.is_none()
+                && without_groups.insert(&target.value)
             {
                 let message = format!("accounts of the target `{}` have no groups", target.value);
                 let help = format!("add `groups: {{ table: …, account: …, group: … }}` in {}", found.page.file.path);

@@ -51,11 +51,51 @@ impl SourceFile {
             line: place.line,
             column: place.column,
             width: place.width.max(1),
-            source_line: place.line.checked_sub(1).and_then(|n| self.text.lines().nth(n)).map(str::to_owned),
+            source_line: place.line.checked_sub(1).and_then(|n| self.text.lines().nth(n)).map(masked),
             message: message.into(),
             help,
         }
     }
+}
+
+/// A line as it may be shown: what looks like a secret is starred, even where the mistake is another one beside it.
+fn masked(line: &str) -> String {
+    const SECRETS: &[&str] = &["password", "secret", "token", "jaas", "key.pem"];
+    let mut shown: Vec<char> = line.chars().collect();
+    let lower: Vec<char> = shown.iter().map(char::to_ascii_lowercase).collect();
+    let mut star = |from: usize, to: usize| {
+        let reference = lower[from..to].starts_with(&['$', '{']);
+        if !reference {
+            shown[from..to].fill('*');
+        }
+    };
+    let end_of = |from: usize, ends: &dyn Fn(char) -> bool| {
+        lower[from..].iter().position(|c| ends(*c)).map_or(lower.len(), |found| from + found)
+    };
+    for at in 0..lower.len() {
+        let rest = &lower[at..];
+        // postgres://user:password@host
+        if rest.starts_with(&[':', '/', '/']) {
+            let end = end_of(at + 3, &|c| matches!(c, '/' | '?' | '"' | '\'' | ' '));
+            let host = lower[at + 3..end].iter().rposition(|c| *c == '@').map(|found| at + 3 + found);
+            let user = lower[at + 3..end].iter().position(|c| *c == ':').map(|found| at + 4 + found);
+            if let (Some(user), Some(host)) = (user, host)
+                && user < host
+            {
+                star(user, host);
+            }
+        }
+        // sasl.password: …
+        if SECRETS.iter().any(|word| word.chars().eq(rest.iter().copied().take(word.chars().count()))) {
+            let colon = end_of(at, &|c| c == ':');
+            let Some(from) = (colon + 1..lower.len()).find(|i| !matches!(lower[*i], ' ' | '"' | '\'')) else {
+                continue;
+            };
+            let in_braces = lower[..at].contains(&'{');
+            star(from, end_of(from, &|c| in_braces && matches!(c, ',' | '}')));
+        }
+    }
+    shown.into_iter().collect()
 }
 
 impl Diagnostic {
@@ -172,6 +212,21 @@ mod tests {
         1 | 	key: värde
           | 	     ^^^^^
         ");
+    }
+
+    #[test]
+    fn a_secret_is_never_shown_whatever_is_wrong_beside_it() {
+        for (line, expected) in [
+            ("sasl.password: hunter2, really", "sasl.password: ***************"),
+            ("{ sasl.password: 'hunter2', x: 1 }", "{ sasl.password: '********, x: 1 }"),
+            ("token: ${env:TOKEN}", "token: ${env:TOKEN}"),
+            ("url: postgres://app:hunter2@db/x", "url: postgres://app:*******@db/x"),
+            ("url: postgres://app:${env:P}@db/x", "url: postgres://app:${env:P}@db/x"),
+            ("url: postgres://db:5432/x", "url: postgres://db:5432/x"),
+            ("title: worker.title", "title: worker.title"),
+        ] {
+            assert_eq!(masked(line), expected, "{line}");
+        }
     }
 
     #[test]

@@ -89,11 +89,12 @@ pub(super) fn read_example(
     page: &Page<'_>,
     node: &Node,
     drafts: &Drafts<'_>,
-    kinds: &[&KindRules],
+    kinds: &[KindRules],
     kind_of: &HashMap<SourceName, usize>,
 ) -> Option<Example> {
     let mut fields = page.fields(node)?;
     let name = fields.need_text("name", "name: an engineer gets the engineering groups");
+    let undated = fields.get("at").is_none();
     let at = fields.get("at").and_then(|node| instant(page, node));
     fields.need("given", "given: { hr: { employeeNumber: \"1001\" } }");
     let mut given = Vec::new();
@@ -132,7 +133,7 @@ pub(super) fn read_example(
     fields.finish();
     let (name, kind) = (name?, kind?);
     let records: Vec<_> = given.iter().map(|(source, attributes)| (source, attributes)).collect();
-    if at.is_none() && kind.is_dated(&kind.merge(&records)) {
+    if undated && kind.is_dated(&kind.merge(&records)) {
         let help = "add `at: 2026-03-02T09:00:00Z`".to_owned();
         page.problem(place, "the answer depends on the time: `at` is missing", help);
     }

@@ -72,3 +72,55 @@ impl KindRules {
         sources
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    const SOURCES: [&str; 3] = ["hr", "idp", "phone"];
+
+    fn kind(precedence: &[usize]) -> KindRules {
+        let origins = precedence.iter().map(|at| Origin { source: SOURCES[*at].into(), attribute: "m".to_owned() });
+        KindRules {
+            name: "person".to_owned(),
+            anchor: "hr".into(),
+            requires: vec!["hr".into()],
+            correlate: Vec::new(),
+            attributes: BTreeMap::from([("mobile".to_owned(), origins.collect())]),
+            lifecycle: LifecycleRules::default(),
+            urgent: None,
+        }
+    }
+
+    proptest! {
+        /// The value is that of the first source in precedence with one that isn't null, and of its first such record.
+        #[test]
+        fn precedence_decides_and_null_never_wins(
+            order in Just(vec![0usize, 1, 2]).prop_shuffle(),
+            records in vec((0usize..3, option::of(option::of(0i64..5))), 0..8),
+        ) {
+            let held: Vec<(SourceName, Attributes)> = records
+                .iter()
+                .map(|(source, value)| {
+                    let value = value.map(|value| ("m".to_owned(), value.map_or(Value::Null, Value::Int)));
+                    (SOURCES[*source].into(), Attributes(value.into_iter().collect()))
+                })
+                .collect();
+            let refs: Vec<_> = held.iter().map(|(source, attributes)| (source, attributes)).collect();
+            let merged = kind(&order).merge(&refs);
+            let expected = order.iter().find_map(|source| {
+                records.iter().find_map(|(of, value)| value.flatten().filter(|_| of == source))
+            });
+            prop_assert_eq!(merged.get("mobile").cloned(), expected.map(Value::Int));
+        }
+    }
+
+    #[test]
+    fn records_of_sources_that_no_attribute_names_change_nothing() {
+        let other = Attributes::from([("m", Value::Int(1))]);
+        assert_eq!(kind(&[0, 1]).merge(&[(&"phone".into(), &other)]), Attributes::default());
+    }
+}

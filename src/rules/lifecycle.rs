@@ -7,6 +7,7 @@ use crate::model::{Attributes, Timestamp, Value};
 use jiff::SignedDuration;
 use jiff::civil::Date;
 use jiff::tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase};
+use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 
 static TIME_ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
@@ -21,7 +22,7 @@ pub struct Lifecycle {
     pub next: Option<Timestamp>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Phase {
     /// Its start is still to come.
     Future,
@@ -80,6 +81,18 @@ impl Phase {
 
 impl LifecycleRules {
     pub fn evaluate(&self, kind: &str, merged: &Attributes, now: Timestamp) -> Result<Lifecycle, RuleError> {
+        let active = match &self.active {
+            Some(rule) => rule.is_true(merged, kind)?,
+            None => true,
+        };
+        match self.dated(merged, now, active) {
+            // A date that nobody can read must not keep a leaver in.
+            Err(_) if !active => Ok(Lifecycle { phase: Phase::Ended, since: None, next: None }),
+            lifecycle => lifecycle,
+        }
+    }
+
+    fn dated(&self, merged: &Attributes, now: Timestamp, active: bool) -> Result<Lifecycle, RuleError> {
         let zone = self.zone(merged)?;
         let start = instant_of(self.start.as_ref(), merged, &zone, Edge::Start)?;
         let last_day = match self.last_day {
@@ -87,10 +100,6 @@ impl LifecycleRules {
             LastDay::Excluded => Edge::Start,
         };
         let end = instant_of(self.end.as_ref(), merged, &zone, last_day)?;
-        let active = match &self.active {
-            Some(rule) => rule.is_true(merged, kind)?,
-            None => true,
-        };
         // The end counts before the start: dates that contradict each other never give access.
         let ended = end.filter(|end| *end <= now);
         Ok(match (ended, start) {
@@ -194,4 +203,143 @@ fn parse_date(text: &str) -> Option<Date> {
 /// Whether a text is a date or an instant as the lifecycle reads it.
 pub fn is_date(text: &str) -> bool {
     parse_date(text).is_some() || text.parse::<jiff::Timestamp>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(text: &str) -> Timestamp {
+        Timestamp(text.parse::<jiff::Timestamp>().unwrap().as_millisecond())
+    }
+
+    fn rules(last_day: LastDay, zone: &str) -> LifecycleRules {
+        let date = |name: &str| Some(DateRule { attribute: name.to_owned(), rule: "identity.yaml:1:1".to_owned() });
+        let otherwise = time_zone(zone).unwrap();
+        let zone =
+            ZoneRule::Attribute { attribute: "zone".to_owned(), otherwise, rule: "identity.yaml:2:1".to_owned() };
+        LifecycleRules { active: None, start: date("start"), end: date("end"), last_day, zone }
+    }
+
+    fn dates(start: &str, end: &str) -> Attributes {
+        let all = [("start", start), ("end", end)];
+        Attributes(all.into_iter().map(|(name, text)| (name.to_owned(), Value::text(text))).collect())
+    }
+
+    #[test]
+    fn a_date_is_a_day_of_its_zone_and_the_last_day_counts_as_the_rule_says() {
+        use LastDay::{Excluded, Included};
+        for (zone, last_day, start, end, expected_start, expected_end) in [
+            ("UTC", Included, "2026-03-02", "2026-05-31", "2026-03-02T00:00:00Z", "2026-06-01T00:00:00Z"),
+            ("UTC", Excluded, "2026-03-02", "2026-05-31", "2026-03-02T00:00:00Z", "2026-05-31T00:00:00Z"),
+            ("Europe/Berlin", Included, "2026-03-02", "2026-05-31", "2026-03-01T23:00:00Z", "2026-05-31T22:00:00Z"),
+            ("Asia/Tokyo", Included, "2026-03-02", "2026-05-31", "2026-03-01T15:00:00Z", "2026-05-31T15:00:00Z"),
+            // An instant is an instant, last day or not.
+            (
+                "Asia/Tokyo",
+                Included,
+                "2026-03-02T09:00:00+01:00",
+                "2026-05-31T17:00:00Z",
+                "2026-03-02T08:00:00Z",
+                "2026-05-31T17:00:00Z",
+            ),
+            // The clocks go forward within the day, or at its very beginning (Beirut, midnight to one).
+            ("Europe/Berlin", Included, "2026-03-29", "2026-03-29", "2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z"),
+            ("Asia/Beirut", Included, "2026-03-29", "2026-03-29", "2026-03-28T22:00:00Z", "2026-03-29T21:00:00Z"),
+            // From 23:30 to 00:30: the day begins with the jump (Toronto, 1919).
+            ("America/Toronto", Included, "1919-03-31", "1919-03-31", "1919-03-31T04:30:00Z", "1919-04-01T04:00:00Z"),
+            // Samoa had no 30 December 2011.
+            ("Pacific/Apia", Included, "2011-12-30", "2011-12-30", "2011-12-30T10:00:00Z", "2011-12-30T10:00:00Z"),
+            ("UTC", Included, "2024-02-29", "2024-02-29", "2024-02-29T00:00:00Z", "2024-03-01T00:00:00Z"),
+        ] {
+            let zone_of = time_zone(zone).unwrap();
+            let edge = if last_day == Included { Edge::AfterLastDay } else { Edge::Start };
+            assert_eq!(resolve(start, &zone_of, Edge::Start), Some(at(expected_start)), "start {start} {zone}");
+            assert_eq!(resolve(end, &zone_of, edge), Some(at(expected_end)), "end {end} {zone}");
+        }
+    }
+
+    #[test]
+    fn a_phase_says_since_when_and_until_when() {
+        let lifecycle = |phase, since: Option<&str>, next: Option<&str>| Lifecycle {
+            phase,
+            since: since.map(at),
+            next: next.map(at),
+        };
+        let (first, over) = ("2026-03-02T00:00:00Z", "2026-06-01T00:00:00Z");
+        for (start, end, now, expected) in [
+            ("2026-03-02", "2026-05-31", "2026-03-01T23:59:59Z", lifecycle(Phase::Future, None, Some(first))),
+            ("2026-03-02", "2026-05-31", first, lifecycle(Phase::Active, Some(first), Some(over))),
+            ("2026-03-02", "2026-05-31", "2026-05-31T23:59:59Z", lifecycle(Phase::Active, Some(first), Some(over))),
+            ("2026-03-02", "2026-05-31", over, lifecycle(Phase::Ended, Some(over), None)),
+            ("", "", "2026-05-31T23:59:59Z", lifecycle(Phase::Active, None, None)),
+            ("2026-03-02", "", "2099-01-01T00:00:00Z", lifecycle(Phase::Active, Some(first), None)),
+            // Dates that contradict each other never give access.
+            ("2026-07-01", "2026-05-31", "2026-05-01T00:00:00Z", lifecycle(Phase::Future, None, Some(over))),
+            ("2026-07-01", "2026-05-31", "2026-08-01T00:00:00Z", lifecycle(Phase::Ended, Some(over), None)),
+        ] {
+            let found = rules(LastDay::Included, "UTC").evaluate("person", &dates(start, end), at(now)).unwrap();
+            assert_eq!(found, expected, "{start} {end} at {now}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_date_or_no_zone_is_an_error_without_its_value() {
+        let wrong = [
+            "soon",
+            "2026-13-01",
+            "2026-02-30",
+            "02/03/2026",
+            "2026-3-2",
+            "2026-03-02T09:00:00",
+            "20260302",
+            "2026-03-02 ",
+        ];
+        for text in wrong {
+            let error =
+                rules(LastDay::Included, "UTC").evaluate("person", &dates(text, ""), at("2026-01-01T00:00:00Z"));
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("`start` is not a date") && !error.contains(text), "{error}");
+        }
+        let mut number = dates("2026-03-02", "");
+        number.insert("end".to_owned(), Value::Int(20260302));
+        let error = rules(LastDay::Included, "UTC").evaluate("person", &number, Timestamp(0)).unwrap_err();
+        assert!(error.reason.starts_with("`end` is int, not a date"), "{error}");
+        let mut nowhere = dates("2026-03-02", "");
+        nowhere.insert("zone".to_owned(), "Nowhere/Hopper".into());
+        let error = rules(LastDay::Included, "UTC").evaluate("person", &nowhere, Timestamp(0)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the rule at identity.yaml:2:1 can't be applied: `zone` is not the name of a time zone"
+        );
+    }
+
+    proptest! {
+        /// Phases only ever go forward, change where `next` says, and `since` is never later than now.
+        #[test]
+        fn phases_follow_each_other_where_next_says(
+            start in 0i64..20_000, length in -400i64..4000, now in -1000i64..25_000, zone in 0usize..6, included: bool,
+        ) {
+            let zone = ["UTC", "Europe/Berlin", "Asia/Tokyo", "America/St_Johns", "Pacific/Apia", "Asia/Beirut"][zone];
+            let day = |days: i64| {
+                jiff::civil::date(1980, 1, 1).checked_add(jiff::Span::new().days(days)).unwrap().to_string()
+            };
+            let rules = rules(if included { LastDay::Included } else { LastDay::Excluded }, zone);
+            let merged = dates(&day(start), &day(start + length));
+            let now = Timestamp(now * 86_400_000 + 315_532_800_000);
+            let found = rules.evaluate("person", &merged, now).unwrap();
+            prop_assert!(found.since.is_none_or(|since| since <= now));
+            if let Some(next) = found.next {
+                prop_assert!(next > now);
+                let before = rules.evaluate("person", &merged, Timestamp(next.0 - 1)).unwrap();
+                prop_assert_eq!(before, found);
+                let after = rules.evaluate("person", &merged, next).unwrap();
+                prop_assert_ne!(after.phase, found.phase);
+                prop_assert_eq!(after.since, Some(next));
+            } else {
+                prop_assert_eq!(found.phase, Phase::Ended);
+            }
+        }
+    }
 }

@@ -13,6 +13,7 @@ pub mod expression;
 pub mod function;
 pub mod kind;
 pub mod lifecycle;
+pub mod poll;
 pub mod read;
 pub mod shape;
 pub mod source;
@@ -24,6 +25,9 @@ mod entitlement;
 mod identity;
 mod target_draft;
 
+#[cfg(test)]
+mod tests;
+
 use crate::model::{Attributes, Value};
 use expression::{EvaluationError, Expression};
 
@@ -33,9 +37,10 @@ pub use diagnostic::{Diagnostic, Place, SourceFile};
 pub use example::{TestOutcome, TestReport};
 pub use kind::{KindRules, Origin};
 pub use lifecycle::{LastDay, Lifecycle, Phase};
+pub use poll::{KeycloakLogin, KeycloakPollRules, PollRules};
 pub use source::{
     AttributeRule, AttributeType, EventMeaning, EventPath, EventRules, RecordRules, SourceFormat, SourceRules,
-    TenantRule, TopicPattern,
+    TenantRule, Tombstones, TopicPattern,
 };
 pub use target::{LeaverRules, PublicFormat, TargetRules};
 

@@ -45,6 +45,10 @@ impl<'f> Page<'f> {
         self.problems.borrow_mut().push(diagnostic);
     }
 
+    pub fn has_problems(&self) -> bool {
+        !self.problems.borrow().is_empty()
+    }
+
     pub fn into_problems(self) -> Vec<Diagnostic> {
         self.problems.into_inner()
     }
@@ -364,6 +368,12 @@ mod tests {
             .into_iter()
             .map(|p| format!("{}:{} {} / {:?}", p.line, p.column, p.message, p.help))
             .collect();
-        insta::assert_snapshot!(messages.join("\n"), @"");
+        insta::assert_snapshot!(messages.join("\n"), @r#"
+        1:1 `name` is missing / Some("add `name: hr`")
+        2:7 a whole number belongs here, not text / None
+        3:5 true or false belongs here, not text / Some("write `true` or `false`, without quotes")
+        4:7 this is not a duration / Some("write a whole number and a unit: `500ms`, `10s`, `15m`, `4h`, `30d`")
+        1:1 the key `nmae` is not known here / Some("did you mean `name`?")
+        "#);
     }
 }

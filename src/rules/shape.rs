@@ -5,7 +5,7 @@
 //! would work.
 
 use super::diagnostic::known_names;
-use super::expression::{CompileError, MAX_LOOPS};
+use super::expression::{CompileError, MAX_DEPTH, MAX_LOOPS};
 use super::function::{Gives, MACROS, SIGNATURES};
 use cel::Program;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
@@ -34,6 +34,8 @@ pub struct Checked {
     pub shape: Shape,
     /// It reads nothing: its value is the same for everybody.
     pub fixed: bool,
+    /// Levels of the tree.
+    pub depth: usize,
 }
 
 impl Shape {
@@ -66,11 +68,18 @@ pub fn check(
         bound: Vec::new(),
         attributes: BTreeSet::new(),
         fixed: true,
+        level: 0,
+        depth: 0,
         errors: Vec::new(),
     };
     let shape = checker.visit(program.expression());
+    if checker.depth > MAX_DEPTH {
+        let mut error = CompileError::whole(text, format!("the expression is more than {MAX_DEPTH} levels deep"));
+        error.help = Some("put what varies into a table of entitlements.yaml, or write several rules".to_owned());
+        checker.errors = vec![error];
+    }
     match checker.errors.is_empty() {
-        true => Ok(Checked { attributes: checker.attributes, shape, fixed: checker.fixed }),
+        true => Ok(Checked { attributes: checker.attributes, shape, fixed: checker.fixed, depth: checker.depth }),
         false => Err(checker.errors),
     }
 }
@@ -84,11 +93,21 @@ struct Checker<'a> {
     bound: Vec<String>,
     attributes: BTreeSet<String>,
     fixed: bool,
+    level: usize,
+    depth: usize,
     errors: Vec<CompileError>,
 }
 
 impl Checker<'_> {
     fn visit(&mut self, expr: &IdedExpr) -> Shape {
+        self.level += 1;
+        self.depth = self.depth.max(self.level);
+        let shape = self.shape_of(expr);
+        self.level -= 1;
+        shape
+    }
+
+    fn shape_of(&mut self, expr: &IdedExpr) -> Shape {
         match &expr.expr {
             Expr::Literal(literal) => match literal {
                 LiteralValue::Boolean(_) => Shape::Bool,
@@ -209,6 +228,15 @@ impl Checker<'_> {
         if of_tables && !self.tables.contains(field) {
             let help = known_names(field, "tables", self.tables.iter().map(String::as_str));
             self.error(id, format!("no table is named `{field}`"), Some(help));
+            // Shown is the operand; meant is the field after its dot, where it stands right there.
+            let text: Vec<char> = self.text.chars().collect();
+            if let Some(error) = self.errors.last_mut() {
+                let start = error.at + "tables.".len();
+                let width = field.chars().count();
+                if text.get(start..start + width).is_some_and(|chars| chars.iter().copied().eq(field.chars())) {
+                    (error.at, error.width) = (start, width);
+                }
+            }
         }
     }
 
@@ -319,12 +347,26 @@ impl Checker<'_> {
         }
     }
 
+    /// A call is known by its bracket; people look for its name.
+    fn name_before_bracket(&self, at: usize) -> Option<(usize, usize)> {
+        let chars: Vec<char> = self.text.chars().take(at + 1).collect();
+        let (bracket, before) = chars.split_last()?;
+        let width = before.iter().rev().take_while(|c| c.is_ascii_alphanumeric() || **c == '_').count();
+        (*bracket == '(' && width > 0).then_some((at - width, width))
+    }
+
     fn error(&mut self, id: u64, message: String, help: Option<String>) {
         let length = self.text.chars().count();
         let (at, width) = match self.program.source_info().offset_for(id) {
-            Some((start, stop)) => (start as usize, (stop as usize + 1).saturating_sub(start as usize)),
+            // The lexer counts bytes, the last one included.
+            Some((start, stop)) => {
+                let chars = |end: usize| self.text.char_indices().take_while(|(at, _)| *at < end).count();
+                let (start, end) = (chars(start as usize), chars(stop as usize + 1));
+                (start, end.saturating_sub(start))
+            }
             None => (0, length),
         };
+        let (at, width) = self.name_before_bracket(at).unwrap_or((at, width));
         let at = at.min(length.saturating_sub(1));
         let width = width.clamp(1, (length - at).max(1));
         let error = CompileError { message, help, at, width, undeclared: None };

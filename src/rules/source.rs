@@ -3,6 +3,7 @@
 //! Intake decodes by these; nothing here decodes. Presets (`cloudevents`, `keycloak`) fill in what a file leaves out.
 
 use super::diagnostic::{Place, known_names};
+use super::poll::{self, PollRules};
 use super::read::{Fields, Page, Placed};
 use super::yaml::{Content, Node};
 use crate::model::{SourceName, TenantId};
@@ -24,6 +25,8 @@ pub struct SourceRules {
     /// A mapped attribute that never changes for a record: its value routes instead of the record id.
     pub route_by: Option<String>,
     pub attributes: BTreeMap<String, AttributeRule>,
+    /// Where `lockstep poll` fetches the events; None: they come by themselves.
+    pub poll: Option<PollRules>,
 }
 
 #[derive(Clone, Debug)]
@@ -74,6 +77,20 @@ pub struct RecordRules {
     pub partial: bool,
     /// With `partial`: a null removes the attribute.
     pub null_removes: bool,
+    /// What a record of the topic that has a key and no value means.
+    pub tombstones: Tombstones,
+}
+
+/// By convention a tombstone of a compacted topic says that its key is gone; but a topic's key need not be the record's id,
+/// and access is not taken away on a convention: a source has to say so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tombstones {
+    /// Bad input.
+    #[default]
+    Reject,
+    /// The key, as text, is the id of a record that is gone.
+    Remove,
+    Ignore,
 }
 
 #[derive(Clone, Debug)]
@@ -174,18 +191,13 @@ impl SourceFormat {
                 kinds: &[],
                 record: Some("subject"),
             },
-            // What `lockstep poll keycloak` writes: the admin event's head, and the user as read.
+            // What `lockstep poll keycloak` writes: the admin event's id and time, and the whole user as read after it.
             Self::Keycloak => Preset {
                 id: Some("id"),
                 time: Some("time"),
-                order: Some("time"),
-                kind: Some("operationType"),
-                kinds: &[
-                    ("CREATE", EventMeaning::Upsert),
-                    ("UPDATE", EventMeaning::Upsert),
-                    ("ACTION", EventMeaning::Upsert),
-                    ("DELETE", EventMeaning::Remove),
-                ],
+                order: Some("order"),
+                kind: Some("type"),
+                kinds: &[("user.upserted", EventMeaning::Upsert), ("user.deleted", EventMeaning::Remove)],
                 record: Some("user.id"),
             },
         }
@@ -234,6 +246,7 @@ impl SourceDraft {
                 known_names(&route_by.value, "attributes", attribute_places.keys().map(String::as_str)),
             );
         }
+        let poll = poll::read(fields, format);
         let name = name?;
         let rules = SourceRules {
             name: SourceName::new(name.value.clone()),
@@ -246,6 +259,7 @@ impl SourceDraft {
             record: record?,
             route_by: route_by.map(|route_by| route_by.value),
             attributes,
+            poll,
         };
         Some(Self { rules, name, attribute_places })
     }
@@ -295,19 +309,17 @@ fn tenant(fields: &mut Fields<'_>) -> Option<TenantRule> {
     let header = rule.text("header").map(|header| TenantRule::Header(header.value));
     let field = rule.get("field").and_then(|node| path(page, node)).map(TenantRule::Field);
     let topic = rule.text("topic").and_then(|pattern| topic_pattern(page, &pattern)).map(TenantRule::Topic);
+    let written = ["header", "field", "topic"].iter().filter(|key| rule.key_place(key).is_some()).count();
     rule.finish();
-    let mut rules = [header, field, topic].into_iter().flatten();
-    let first = rules.next();
-    if first.is_none() || rules.next().is_some() {
+    if written != 1 {
         page.problem(
             node.place,
             "the tenant comes from one place",
             "write `tenant: acme`, `{header: x-tenant}`, `{field: company}` or `{topic: 'hr\\.(?P<tenant>[a-z]+)'}`"
                 .to_owned(),
         );
-        return None;
     }
-    first
+    header.or(field).or(topic)
 }
 
 fn topic_pattern(page: &Page<'_>, pattern: &Placed<String>) -> Option<TopicPattern> {
@@ -392,7 +404,7 @@ fn record(fields: &mut Fields<'_>, preset: &Preset) -> Option<RecordRules> {
     };
     let own = preset.record.and_then(EventPath::new);
     let Some(mut rule) = node.and_then(|node| page.fields(node)) else {
-        return own.map(|id| RecordRules { id, partial: false, null_removes: false });
+        return own.map(|id| RecordRules { id, partial: false, null_removes: false, tombstones: Tombstones::Reject });
     };
     let id = match own {
         Some(own) => rule.get("id").map_or(Some(own), |node| path(page, node)),
@@ -405,8 +417,10 @@ fn record(fields: &mut Fields<'_>, preset: &Preset) -> Option<RecordRules> {
         let help = "add `partial: true`, or remove this: without it an event is the whole record".to_owned();
         page.problem(place, "`null_removes` has a meaning with `partial: true` only", help);
     }
+    let words = [("reject", Tombstones::Reject), ("remove", Tombstones::Remove), ("ignore", Tombstones::Ignore)];
+    let tombstones = rule.get("tombstones").and_then(|node| page.choice(node, &words)).unwrap_or_default();
     rule.finish();
-    Some(RecordRules { id: id?, partial, null_removes })
+    Some(RecordRules { id: id?, partial, null_removes, tombstones })
 }
 
 fn attribute(page: &Page<'_>, node: &Node) -> Option<AttributeRule> {

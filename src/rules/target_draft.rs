@@ -251,7 +251,7 @@ fn sql_name(page: &Page<'_>, name: Placed<String>) -> Option<String> {
 }
 
 /// A secret stands in the environment or in a file, never here; the line is shown without it.
-fn referenced_secret(page: &Page<'_>, secret: Placed<String>) -> Option<String> {
+pub(super) fn referenced_secret(page: &Page<'_>, secret: Placed<String>) -> Option<String> {
     if secret.value.starts_with("${env:") || secret.value.starts_with("${file:") {
         return Some(secret.value);
     }
@@ -259,7 +259,7 @@ fn referenced_secret(page: &Page<'_>, secret: Placed<String>) -> Option<String> 
     None
 }
 
-fn checked_url(page: &Page<'_>, url: Placed<String>, schemes: &[&str]) -> Option<String> {
+pub(super) fn checked_url(page: &Page<'_>, url: Placed<String>, schemes: &[&str]) -> Option<String> {
     let authority = url.value.split_once("://").map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
     let password =
         authority.and_then(|authority| authority.rsplit_once('@')).and_then(|(user, _)| user.split_once(':'));

@@ -3,7 +3,9 @@
 //! Kafka is the truth and the disk is a cache: a store may lag behind its changelog, never lead it. Rows and position are
 //! written in one atomic batch. The position is a lower bound: replaying from it to the end always gives the newest rows.
 
+pub(crate) mod database;
 pub mod disk;
+pub(crate) mod journal;
 pub mod memory;
 
 use crate::model::Timestamp;
@@ -12,6 +14,13 @@ use crate::model::Timestamp;
 pub enum StoreError {
     #[error("local store {path}: {doing}: {reason}")]
     Failed { path: String, doing: &'static str, reason: String },
+    /// Another process has the folder open.
+    #[error("{path} is in use by {holder}: stop that one, or give this one another data folder")]
+    InUse { path: String, holder: String },
+    /// What is on disk can't be read. For a store, which is a cache: end the process; the next start sets the folder aside
+    /// and rebuilds it from the changelog.
+    #[error("{path} is damaged: {doing}: {reason}")]
+    Damaged { path: String, doing: &'static str, reason: String },
 }
 
 /// A live timer. `key` is the row it was set in, given back when it is due.
@@ -32,11 +41,14 @@ pub struct Write {
     pub timer: Option<Timestamp>,
 }
 
+/// Keys and values, in key order.
+pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The local rows of one partition.
 pub trait Store: Send {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
     /// Rows whose key begins with `prefix`, from `from` on (inclusive, a whole key), in key order, at most `limit`.
-    fn scan(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn scan(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Rows, StoreError>;
     /// Timers due at or before `now`, earliest first, at most `limit`.
     fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<DueTimer>, StoreError>;
     /// When the earliest timer is due.

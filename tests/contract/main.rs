@@ -1,3 +1,10 @@
-//! What every bus, every connector and every registry must do, run against each of them.
+//! Contract suites: one list of tests a trait, run against every implementation.
 
+// A test ends where something can't go on.
+#![allow(clippy::unwrap_used)]
+
+mod bus;
 mod connector;
+mod killed;
+mod registry;
+mod store;

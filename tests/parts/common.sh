@@ -7,6 +7,7 @@
 # LOCKSTEP_TEST_CACHE   downloads, kept between runs
 # LOCKSTEP_PARTS_DATA   data, logs and pids of this run; by hand one fixed folder, so that `stop` finds what `start` left
 
+# shellcheck disable=SC2154  # part and address are set by the part's file
 set -euo pipefail
 
 cache=${LOCKSTEP_TEST_CACHE:-$HOME/.cache/lockstep-tests}
@@ -104,8 +105,11 @@ ready() {
   until "$@" >/dev/null 2>&1; do
     if ! alive || [ $SECONDS -ge $deadline ]; then
       tail -n 30 "$dir/log" >&2
-      alive && say "$part: no answer in time; the lines above are the end of its log" ||
+      if alive; then
+        say "$part: no answer in time; the lines above are the end of its log"
+      else
         say "$part: ended by itself; the lines above are the end of its log"
+      fi
       stop_part
       exit 1
     fi

@@ -49,7 +49,12 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 PROPERTIES
   cat >"$dir/log4j2.properties" <<PROPERTIES
+appender.out.type=Console
+appender.out.name=out
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%d %p %m (%c)%n
 rootLogger.level=warn
+rootLogger.appenderRef.out.ref=out
 logger.server.name=kafka.server.KafkaRaftServer
 logger.server.level=info
 PROPERTIES

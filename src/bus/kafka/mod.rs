@@ -1,1 +1,318 @@
-//! (to come)
+//! The bus on Apache Kafka.
+//!
+//! `Cluster` answers questions about topics and offsets; `session` is a member with its transactional producer, `reader` reads
+//! without being one, `writer` is one transaction, `admin` makes and sets topics. Exactly-once on Kafka is explained where
+//! each rule is kept: DESIGN's fences in `session`, its error classes in `writer`, the hang in `watchdog`.
+//! Keys, values and configuration values are in no log line and no error.
+
+mod admin;
+mod client;
+mod reader;
+mod session;
+mod watchdog;
+mod writer;
+
+pub use client::KafkaSettings;
+
+use crate::bus::{Bus, BusError, Ends, Membership, Outgoing, Reader, Session, TopicPartition, TopicSpec, TopicState};
+use client::{Plain, REQUEST_TIMEOUT, bus_error, describe, native_partition};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::types::RDKafkaRespErr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use watchdog::Watchdog;
+use writer::{WriteError, Writer};
+
+/// How long a cluster may take to answer at start.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what a topic takes is believed without asking again.
+const LIMITS_LAST: Duration = Duration::from_secs(300);
+/// New topics have leaders after this long, or something is wrong.
+const TOPICS_PATIENCE: Duration = Duration::from_secs(20);
+/// How often hanging calls are looked for, and clients that nobody polls are served.
+const CARE_INTERVAL: Duration = Duration::from_secs(1);
+/// max.message.bytes where nobody sets it: believed of topics whose settings this client may not read.
+const DEFAULT_TOPIC_BYTES: usize = 1_048_588;
+/// Bytes of a record batch and of one record beside key, value and headers, at most (KIP-98's format).
+const BATCH_OVERHEAD: usize = 61 + 26;
+/// The lengths of a header's name and value.
+const HEADER_OVERHEAD: usize = 10;
+/// An append that nothing is visible of is tried again this often: its producer's id may have expired.
+const APPEND_ATTEMPTS: u32 = 2;
+
+/// A Kafka cluster as a bus.
+pub struct KafkaBus {
+    cluster: Arc<Cluster>,
+    appender: Arc<Mutex<Option<Writer>>>,
+}
+
+impl KafkaBus {
+    /// Reaches the cluster, or says why not within 10 s.
+    pub fn connect(settings: KafkaSettings) -> Result<Self, BusError> {
+        settings.check()?;
+        let doing = format!("kafka at {}", settings.bootstrap);
+        let inspector: BaseConsumer<Plain> =
+            settings.inspector().create_with_context(Plain::default()).map_err(|e| bus_error(&doing, &e))?;
+        if let Err(error) = inspector.client().fetch_metadata(None, CONNECT_TIMEOUT) {
+            serve(&inspector);
+            let last = inspector.context().last_error().unwrap_or_else(|| describe(&error));
+            let reason = format!("not reached within {} s: {last}", CONNECT_TIMEOUT.as_secs());
+            return Err(BusError::Retriable { doing, reason });
+        }
+        let cluster = Arc::new(Cluster { settings, watchdog: Arc::default(), inspector, limits: Mutex::default() });
+        let bus = Self { cluster, appender: Arc::default() };
+        bus.care()?;
+        Ok(bus)
+    }
+
+    /// The thread that looks after what no caller polls; it ends with the bus.
+    fn care(&self) -> Result<(), BusError> {
+        let (cluster, appender) = (Arc::downgrade(&self.cluster), Arc::downgrade(&self.appender));
+        let look = move || {
+            while let Some(cluster) = cluster.upgrade() {
+                cluster.watchdog.check();
+                serve(&cluster.inspector);
+                drop(cluster);
+                if let Some(appender) = appender.upgrade()
+                    && let Ok(writer) = appender.try_lock()
+                    && let Some(writer) = writer.as_ref()
+                {
+                    writer.idle();
+                }
+                std::thread::sleep(CARE_INTERVAL);
+            }
+        };
+        match std::thread::Builder::new().name("kafka-care".into()).spawn(look) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(BusError::Failed { doing: "kafka: starting a thread".into(), reason: e.to_string() }),
+        }
+    }
+}
+
+impl Bus for KafkaBus {
+    fn join(&self, membership: &Membership) -> Result<Box<dyn Session>, BusError> {
+        Ok(Box::new(session::KafkaSession::join(self.cluster.clone(), membership)?))
+    }
+
+    fn reader(&self) -> Result<Box<dyn Reader>, BusError> {
+        Ok(Box::new(reader::KafkaReader::open(self.cluster.clone())?))
+    }
+
+    fn ends(&self, topic: &str, partition: u32) -> Result<Ends, BusError> {
+        self.cluster.ends(topic, partition)
+    }
+
+    fn partitions(&self, topic: &str) -> Result<Option<u32>, BusError> {
+        Ok(self.cluster.layout(topic)?.map(|(partitions, _)| partitions))
+    }
+
+    fn append(&self, records: Vec<Outgoing>) -> Result<(), BusError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.cluster.check_outgoing(&records)?;
+        let doing = || "kafka: appending".to_owned();
+        let mut appender = self.appender.lock().expect("no holder of this lock panics");
+        let mut attempt = 1;
+        loop {
+            if appender.is_none() {
+                let config: ClientConfig = self.cluster.settings.appender();
+                *appender = Some(Writer::open(&config, self.cluster.watchdog.clone())?);
+            }
+            let writer = appender.as_ref().expect("opened above");
+            let reason = match writer.write(&records, None) {
+                Ok(()) => return Ok(()),
+                Err(WriteError::Aborted(reason)) => reason,
+                Err(WriteError::Broken(reason) | WriteError::Fenced(reason)) => {
+                    *appender = None;
+                    reason
+                }
+                Err(WriteError::Unknown(reason)) => {
+                    *appender = None;
+                    let reason = format!("{reason}; it is not known whether the records were written");
+                    return Err(BusError::Failed { doing: doing(), reason });
+                }
+            };
+            if attempt == APPEND_ATTEMPTS {
+                return Err(BusError::Retriable { doing: doing(), reason });
+            }
+            attempt += 1;
+        }
+    }
+
+    fn describe(&self, topics: &[String]) -> Result<Vec<TopicState>, BusError> {
+        admin::describe(&self.cluster, topics)
+    }
+
+    fn create(&self, specs: &[TopicSpec]) -> Result<(), BusError> {
+        admin::create(&self.cluster, specs)
+    }
+
+    fn configure(&self, topic: &str, settings: &BTreeMap<String, String>) -> Result<(), BusError> {
+        self.cluster.forget_limits(topic);
+        admin::configure(&self.cluster, topic, settings)
+    }
+}
+
+/// What sessions, readers and administration share.
+struct Cluster {
+    settings: KafkaSettings,
+    watchdog: Arc<Watchdog>,
+    /// Sees open transactions, so that `ends` counts them.
+    inspector: BaseConsumer<Plain>,
+    limits: Mutex<BTreeMap<String, Limits>>,
+}
+
+/// What a topic takes.
+#[derive(Clone, Copy)]
+struct Limits {
+    partitions: u32,
+    record_bytes: usize,
+    asked: Instant,
+}
+
+impl Cluster {
+    /// Partitions and replicas; None where the topic doesn't exist. Asking never makes it.
+    fn layout(&self, topic: &str) -> Result<Option<(u32, u16)>, BusError> {
+        let doing = || format!("kafka: looking for topic {topic}");
+        let metadata =
+            self.inspector.client().fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(|e| bus_error(doing(), &e))?;
+        let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
+        match found.error() {
+            None => {}
+            Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => return Ok(None),
+            Some(error) => {
+                let error = rdkafka::error::KafkaError::MetadataFetch(RDKafkaErrorCode::from(error));
+                return Err(bus_error(doing(), &error));
+            }
+        }
+        let partitions = u32::try_from(found.partitions().len()).unwrap_or(u32::MAX);
+        let replicas = found.partitions().iter().map(|p| p.replicas().len()).min().unwrap_or(0);
+        Ok((partitions > 0).then(|| (partitions, u16::try_from(replicas).unwrap_or(u16::MAX))))
+    }
+
+    /// Partitions of a topic that has to be there.
+    fn partition_count(&self, topic: &str) -> Result<u32, BusError> {
+        match self.layout(topic)? {
+            Some((partitions, _)) => Ok(partitions),
+            None => Err(missing(topic)),
+        }
+    }
+
+    fn ends(&self, topic: &str, partition: u32) -> Result<Ends, BusError> {
+        if partition >= self.partition_count(topic)? {
+            return Err(no_partition(topic, partition));
+        }
+        let (start, end) = self
+            .inspector
+            .client()
+            .fetch_watermarks(topic, native_partition(partition), REQUEST_TIMEOUT)
+            .map_err(|e| bus_error(format!("kafka: ends of partition {partition} of topic {topic}"), &e))?;
+        Ok(Ends { start, end })
+    }
+
+    /// Refuses what a topic won't take, before anything is sent.
+    fn check_outgoing(&self, records: &[Outgoing]) -> Result<(), BusError> {
+        let topics: BTreeSet<&str> = records.iter().map(|r| r.topic.as_str()).collect();
+        let limits = self.limits(&topics)?;
+        for record in records {
+            let limit = limits.get(record.topic.as_str()).ok_or_else(|| missing(&record.topic))?;
+            if let Some(partition) = record.partition
+                && partition >= limit.partitions
+            {
+                return Err(no_partition(&record.topic, partition));
+            }
+            let bytes = stored_bytes(record);
+            if bytes > limit.record_bytes {
+                return Err(BusError::TooLarge { topic: record.topic.clone(), bytes, limit: limit.record_bytes });
+            }
+        }
+        Ok(())
+    }
+
+    fn limits<'a>(&self, topics: &BTreeSet<&'a str>) -> Result<BTreeMap<&'a str, Limits>, BusError> {
+        let mut known: BTreeMap<&str, Limits> = {
+            let cache = self.limits.lock().expect("no holder of this lock panics");
+            let fresh = |topic: &&'a str| {
+                cache.get(*topic).filter(|l| l.asked.elapsed() < LIMITS_LAST).map(|limits| (*topic, *limits))
+            };
+            topics.iter().filter_map(fresh).collect()
+        };
+        let unknown: Vec<&str> = topics.iter().copied().filter(|t| !known.contains_key(t)).collect();
+        if unknown.is_empty() {
+            return Ok(known);
+        }
+        let mut partitions = BTreeMap::new();
+        for topic in &unknown {
+            partitions.insert(*topic, self.partition_count(topic)?);
+        }
+        let names: Vec<String> = unknown.iter().map(|t| (*t).to_owned()).collect();
+        let settings = match admin::settings(self, &names) {
+            Ok(settings) => settings,
+            Err(error) => {
+                tracing::warn!("{error}: records are held to Kafka's default of {DEFAULT_TOPIC_BYTES} bytes");
+                BTreeMap::new()
+            }
+        };
+        let mut cache = self.limits.lock().expect("no holder of this lock panics");
+        for topic in unknown {
+            let of_topic = settings.get(topic).and_then(|s| s.get("max.message.bytes")?.parse().ok());
+            let record_bytes = of_topic.unwrap_or(DEFAULT_TOPIC_BYTES).min(self.settings.max_record_bytes);
+            let limits = Limits { partitions: partitions[topic], record_bytes, asked: Instant::now() };
+            cache.insert(topic.to_owned(), limits);
+            known.insert(topic, limits);
+        }
+        Ok(known)
+    }
+
+    fn forget_limits(&self, topic: &str) {
+        self.limits.lock().expect("no holder of this lock panics").remove(topic);
+    }
+
+    /// The controller answers before every broker knows.
+    fn wait_for_topics(&self, specs: &[TopicSpec]) -> Result<(), BusError> {
+        let until = Instant::now() + TOPICS_PATIENCE;
+        for spec in specs {
+            let partitions: Vec<TopicPartition> = (0..spec.partitions).map(|p| (spec.name.clone(), p)).collect();
+            for (topic, partition) in partitions {
+                while let Err(error) = self.ends(&topic, partition) {
+                    if Instant::now() >= until {
+                        return Err(error);
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A record's size in a batch of its own.
+fn stored_bytes(record: &Outgoing) -> usize {
+    let headers: usize = record.headers.iter().map(|(name, value)| HEADER_OVERHEAD + name.len() + value.len()).sum();
+    let (key, value) = (record.key.as_ref().map_or(0, Vec::len), record.value.as_ref().map_or(0, Vec::len));
+    BATCH_OVERHEAD + key + value + headers
+}
+
+/// Takes log lines and errors off a client that is only asked now and then. A poll that took one looks like one that found
+/// nothing, so this just polls often enough for a second's lines.
+fn serve(inspector: &BaseConsumer<Plain>) {
+    const AT_ONCE: usize = 50;
+    for _ in 0..AT_ONCE {
+        inspector.poll(Duration::ZERO);
+    }
+}
+
+fn missing(topic: &str) -> BusError {
+    BusError::Failed {
+        doing: format!("kafka: topic {topic}"),
+        reason: "it doesn't exist; `lockstep topics apply` makes lockstep's own topics".into(),
+    }
+}
+
+fn no_partition(topic: &str, partition: u32) -> BusError {
+    BusError::Failed { doing: format!("kafka: topic {topic}"), reason: format!("it has no partition {partition}") }
+}

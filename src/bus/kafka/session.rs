@@ -1,0 +1,424 @@
+//! One member of a group on one thread: a consumer, and the transactional producer that commits what comes of its records.
+//!
+//! The session keeps each partition's committed offset itself: it starts consuming exactly there, a commit without offsets
+//! carries them so that the broker's generation fence applies, and after an abort (which does not rewind a consumer) it
+//! seeks back to them. Nothing is open when `poll` is called, so a rebalance has nothing to finish.
+
+use super::Cluster;
+use super::client::{Change, Member, REQUEST_TIMEOUT, bus_error, describe, native_partition, passes};
+use super::writer::{Offsets, WriteError, Writer};
+use crate::bus::{BatchLimit, BusError, CommitError, Incoming, Membership, Poll, Session, TopicPartition, Transaction};
+use crate::model::Timestamp;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the committed offsets of new partitions may take: a dead member's transaction hides them until its time-out (10 s).
+const OFFSETS_PATIENCE: Duration = Duration::from_secs(30);
+const OFFSETS_PAUSE: Duration = Duration::from_millis(100);
+/// A seek right after an assignment may find its partition not started yet.
+const SEEK_PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) struct KafkaSession {
+    cluster: Arc<Cluster>,
+    membership: Membership,
+    consumer: BaseConsumer<Member>,
+    /// None where it is of no use any more, until the next `poll` opens another.
+    writer: Option<Writer>,
+    /// Whether the last commit took place is not known; a new producer settles it.
+    unsettled: bool,
+    positions: BTreeMap<TopicPartition, Position>,
+    /// What the caller is told before anything else.
+    announcements: VecDeque<Poll>,
+    fenced: Option<String>,
+}
+
+#[derive(Clone, Copy)]
+struct Position {
+    /// The next offset by what the group has committed.
+    committed: i64,
+    /// The next offset that the consumer gives.
+    next: i64,
+}
+
+impl KafkaSession {
+    pub(super) fn join(cluster: Arc<Cluster>, membership: &Membership) -> Result<Self, BusError> {
+        for topic in &membership.topics {
+            cluster.partition_count(topic)?;
+        }
+        // First the producer: it fences whoever had this name, and aborts what that one left open.
+        let writer = Writer::open(&cluster.settings.committer(membership), cluster.watchdog.clone())?;
+        let doing = || format!("kafka: joining group {} as {}", membership.group, membership.instance);
+        let consumer: BaseConsumer<Member> = cluster
+            .settings
+            .member(membership)
+            .create_with_context(Member::default())
+            .map_err(|e| bus_error(doing(), &e))?;
+        let topics: Vec<&str> = membership.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(|e| bus_error(doing(), &e))?;
+        Ok(Self {
+            cluster,
+            membership: membership.clone(),
+            consumer,
+            writer: Some(writer),
+            unsettled: false,
+            positions: BTreeMap::new(),
+            announcements: VecDeque::new(),
+            fenced: None,
+        })
+    }
+
+    fn still_member(&self) -> Result<(), BusError> {
+        match &self.fenced {
+            None => Ok(()),
+            Some(reason) => Err(BusError::Fenced(reason.clone())),
+        }
+    }
+
+    fn fence(&mut self, reason: &str) -> BusError {
+        let reason = format!("{} in group {}: {reason}", self.membership.instance, self.membership.group);
+        self.fenced = Some(reason.clone());
+        BusError::Fenced(reason)
+    }
+
+    /// Carries out what the group decided; None where the caller need not know.
+    fn follow(&mut self, change: Change) -> Result<Option<Poll>, BusError> {
+        match change {
+            Change::Revoke => {
+                self.announcements.clear();
+                let gone: Vec<TopicPartition> = std::mem::take(&mut self.positions).into_keys().collect();
+                self.consumer.unassign().map_err(|e| bus_error("kafka: giving partitions back", &e))?;
+                Ok((!gone.is_empty()).then_some(Poll::Revoked(gone)))
+            }
+            Change::Assign(partitions) => {
+                let positions = match self.committed(&partitions) {
+                    Ok(positions) => positions,
+                    Err(error) => {
+                        self.consumer.context().put_back(Change::Assign(partitions));
+                        return Err(error);
+                    }
+                };
+                let list = offset_list(positions.iter().map(|(p, offset)| (p, *offset)))?;
+                self.consumer.assign(&list).map_err(|e| bus_error("kafka: taking partitions", &e))?;
+                self.positions = positions
+                    .into_iter()
+                    .map(|(p, offset)| (p, Position { committed: offset, next: offset }))
+                    .collect();
+                Ok(Some(Poll::Assigned(partitions)))
+            }
+        }
+    }
+
+    /// Where the group stands in these partitions; the log's start where it has never committed.
+    fn committed(&self, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, i64>, BusError> {
+        let doing = || format!("kafka: asking for the offsets of group {}", self.membership.group);
+        let until = Instant::now() + OFFSETS_PATIENCE;
+        let found = loop {
+            let list = offset_list(partitions.iter().map(|p| (p, 0)))?;
+            let failure = match self.consumer.committed_offsets(list, REQUEST_TIMEOUT) {
+                Ok(found) => match found.elements().iter().find_map(|e| e.error().err()) {
+                    None => break found,
+                    Some(error) => error,
+                },
+                Err(error) => error,
+            };
+            if !passes(&failure) || Instant::now() >= until {
+                return Err(bus_error(doing(), &failure));
+            }
+            std::thread::sleep(OFFSETS_PAUSE);
+        };
+        let mut positions = BTreeMap::new();
+        for element in found.elements() {
+            let partition = (element.topic().to_owned(), element.partition().unsigned_abs());
+            let offset = match element.offset() {
+                Offset::Offset(offset) => offset,
+                _ => self.cluster.ends(&partition.0, partition.1)?.start,
+            };
+            positions.insert(partition, offset);
+        }
+        Ok(positions)
+    }
+
+    /// After an abort: gives what was not committed again. Where seeking fails the member subscribes anew, and the assignment
+    /// that follows starts at the committed offsets.
+    fn rewind(&mut self) {
+        if self.consumer.assignment_lost() || self.consumer.context().has_change() {
+            return; // The next assignment starts at the committed offsets.
+        }
+        let moved: BTreeMap<TopicPartition, i64> = self
+            .positions
+            .iter()
+            .filter(|(_, p)| p.next != p.committed)
+            .map(|(name, p)| (name.clone(), p.committed))
+            .collect();
+        match self.seek(&moved) {
+            Ok(()) => self.positions.values_mut().for_each(|p| p.next = p.committed),
+            Err(reason) => {
+                tracing::warn!("kafka: going back to the committed offsets: {reason}: joining the group anew");
+                let topics: Vec<&str> = self.membership.topics.iter().map(String::as_str).collect();
+                self.consumer.unsubscribe();
+                if let Err(e) = self.consumer.subscribe(&topics) {
+                    let reason = format!("joining anew: {}", describe(&e));
+                    self.fence(&reason);
+                }
+            }
+        }
+    }
+
+    fn seek(&self, offsets: &BTreeMap<TopicPartition, i64>) -> Result<(), String> {
+        let mut left = offsets.clone();
+        let until = Instant::now() + SEEK_PATIENCE;
+        while !left.is_empty() {
+            let list = offset_list(left.iter().map(|(p, offset)| (p, *offset))).map_err(|e| e.to_string())?;
+            let mut failure = String::new();
+            match self.consumer.seek_partitions(list, SEEK_PATIENCE) {
+                Ok(done) => {
+                    for element in done.elements() {
+                        match element.error() {
+                            Ok(()) => {
+                                left.remove(&(element.topic().to_owned(), element.partition().unsigned_abs()));
+                            }
+                            Err(e) => failure = describe(&e),
+                        }
+                    }
+                }
+                Err(e) => failure = describe(&e),
+            }
+            if !left.is_empty() {
+                if Instant::now() >= until {
+                    return Err(failure);
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(())
+    }
+
+    /// A new producer, where the old one is of no use any more. After an outcome that is not known it settles it; then the
+    /// committed offsets are read again, and the caller is told to build its state anew, as only the log knows what it is now.
+    fn settle(&mut self) -> Result<(), BusError> {
+        if self.writer.is_some() {
+            return Ok(());
+        }
+        // Opening would fence whoever has taken this name since.
+        if let Some((_, reason)) = self.consumer.client().fatal_error() {
+            return Err(self.fence(&reason));
+        }
+        match Writer::open(&self.cluster.settings.committer(&self.membership), self.cluster.watchdog.clone()) {
+            Ok(writer) => self.writer = Some(writer),
+            Err(BusError::Fenced(reason)) => return Err(self.fence(&reason)),
+            Err(error) => return Err(error),
+        }
+        if !self.unsettled {
+            return Ok(());
+        }
+        let partitions: Vec<TopicPartition> = self.positions.keys().cloned().collect();
+        let committed = match self.committed(&partitions) {
+            Ok(committed) => committed,
+            Err(error) => {
+                self.writer = None;
+                return Err(error);
+            }
+        };
+        self.unsettled = false;
+        for (partition, offset) in committed {
+            if let Some(position) = self.positions.get_mut(&partition) {
+                position.committed = offset;
+            }
+        }
+        self.rewind();
+        if !partitions.is_empty() {
+            self.announcements.push_back(Poll::Revoked(partitions.clone()));
+            self.announcements.push_back(Poll::Assigned(partitions));
+        }
+        Ok(())
+    }
+
+    fn consumer_error(&mut self, error: &KafkaError) -> Result<(), BusError> {
+        use RDKafkaErrorCode as Code;
+        let code = error.rdkafka_error_code();
+        match (error, code) {
+            (_, Some(Code::FencedInstanceId)) => Err(self.fence("another process has joined under this name")),
+            (KafkaError::MessageConsumptionFatal(_), _)
+            | (
+                _,
+                Some(
+                    Code::UnknownTopicOrPartition
+                    | Code::UnknownTopic
+                    | Code::TopicAuthorizationFailed
+                    | Code::GroupAuthorizationFailed
+                    | Code::ClusterAuthorizationFailed
+                    | Code::SaslAuthenticationFailed
+                    | Code::InconsistentGroupProtocol
+                    | Code::InvalidSessionTimeout,
+                ),
+            ) => Err(BusError::Failed {
+                doing: format!("kafka: group {}, topics {}", self.membership.group, self.membership.topics.join(", ")),
+                reason: describe(error),
+            }),
+            // The network's moment, or something that a rebalance follows: librdkafka goes on by itself.
+            _ => {
+                tracing::debug!("kafka: group {}: {}", self.membership.group, describe(error));
+                Ok(())
+            }
+        }
+    }
+
+    fn check_offsets(&self, transaction: &Transaction) -> Result<(), BusError> {
+        let failed = |reason: String| BusError::Failed {
+            doing: format!("kafka: committing as {} in group {}", self.membership.instance, self.membership.group),
+            reason,
+        };
+        if self.positions.is_empty() {
+            return Err(failed("this member holds no partition, so nothing would fence it".into()));
+        }
+        match transaction.offsets.keys().find(|p| !self.positions.contains_key(p)) {
+            None => Ok(()),
+            Some((topic, partition)) => {
+                Err(failed(format!("partition {partition} of topic {topic} isn't this member's")))
+            }
+        }
+    }
+
+    fn write(&mut self, transaction: &Transaction) -> Result<(), WriteError> {
+        // Right now: an older generation would be fenced, a cached one might be.
+        let Some(member) = self.consumer.group_metadata() else {
+            return Err(WriteError::Aborted("this member is in no group".into()));
+        };
+        if self.consumer.assignment_lost() {
+            return Err(WriteError::Aborted("this member's partitions were given to another".into()));
+        }
+        let list = if transaction.offsets.is_empty() {
+            offset_list(self.positions.iter().map(|(p, position)| (p, position.committed)))
+        } else {
+            offset_list(transaction.offsets.iter().map(|(p, offset)| (p, *offset)))
+        }
+        .map_err(|e| WriteError::Aborted(e.to_string()))?;
+        let lost = || self.consumer.assignment_lost();
+        let offsets = Offsets { list: &list, member: &member, lost: &lost };
+        match &self.writer {
+            Some(writer) => writer.write(&transaction.outputs, Some(&offsets)),
+            None => Err(WriteError::Broken("an earlier commit is not settled yet".into())),
+        }
+    }
+}
+
+impl Session for KafkaSession {
+    fn poll(&mut self, limit: BatchLimit, wait: Duration) -> Result<Poll, BusError> {
+        self.still_member()?;
+        self.settle()?;
+        let until = Instant::now() + wait;
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        loop {
+            // Before anything else: a batch that was begun is of a generation that is over, and comes again.
+            if let Some(change) = self.consumer.context().next_change() {
+                batch.clear();
+                bytes = 0;
+                if let Some(told) = self.follow(change)? {
+                    return Ok(told);
+                }
+            }
+            if let Some(told) = self.announcements.pop_front() {
+                return Ok(told);
+            }
+            if batch.len() >= limit.records || bytes >= limit.bytes {
+                return Ok(Poll::Batch(batch));
+            }
+            let left = if batch.is_empty() { whole_millis(until) } else { Duration::ZERO };
+            let polled = self.consumer.poll(left).map(|polled| polled.map(|message| incoming(&message)));
+            match polled {
+                Some(Ok(record)) => {
+                    bytes += record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len);
+                    if let Some(position) = self.positions.get_mut(&(record.topic.clone(), record.partition)) {
+                        position.next = record.offset + 1;
+                        batch.push(record);
+                    }
+                }
+                Some(Err(error)) => self.consumer_error(&error)?,
+                None if self.consumer.context().has_change() => {}
+                None if !batch.is_empty() || left.is_zero() => return Ok(Poll::Batch(batch)),
+                None => {}
+            }
+        }
+    }
+
+    fn commit(&mut self, transaction: Transaction) -> Result<(), CommitError> {
+        self.still_member()?;
+        self.check_offsets(&transaction)?;
+        self.cluster.check_outgoing(&transaction.outputs)?;
+        match self.write(&transaction) {
+            Ok(()) => {
+                for (partition, offset) in transaction.offsets {
+                    if let Some(position) = self.positions.get_mut(&partition) {
+                        position.committed = offset;
+                    }
+                }
+                Ok(())
+            }
+            Err(WriteError::Aborted(reason)) => {
+                self.rewind();
+                Err(CommitError::Rewound(reason))
+            }
+            Err(WriteError::Broken(reason)) => {
+                self.writer = None;
+                self.rewind();
+                Err(CommitError::Rewound(reason))
+            }
+            Err(WriteError::Unknown(reason)) => {
+                self.writer = None;
+                self.unsettled = true;
+                Err(CommitError::Rewound(format!("{reason}; whether it took place shows when the state is read again")))
+            }
+            Err(WriteError::Fenced(reason)) => Err(self.fence(&reason).into()),
+        }
+    }
+
+    /// A static member keeps its partitions for the session time-out, so that a restart moves nothing; then they go to others.
+    fn leave(self: Box<Self>) -> Result<(), BusError> {
+        Ok(())
+    }
+}
+
+impl Drop for KafkaSession {
+    fn drop(&mut self) {
+        self.consumer.context().close();
+        // Answers a rebalance that nobody will poll for any more.
+        if let Err(e) = self.consumer.unassign() {
+            tracing::debug!("kafka: leaving group {}: {}", self.membership.group, describe(&e));
+        }
+    }
+}
+
+/// What is left, in whole milliseconds: librdkafka truncates, and less than one would spin.
+pub(super) fn whole_millis(until: Instant) -> Duration {
+    let left = until.saturating_duration_since(Instant::now());
+    Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn offset_list<'a>(offsets: impl Iterator<Item = (&'a TopicPartition, i64)>) -> Result<TopicPartitionList, BusError> {
+    let mut list = TopicPartitionList::new();
+    for ((topic, partition), offset) in offsets {
+        list.add_partition_offset(topic, native_partition(*partition), Offset::Offset(offset))
+            .map_err(|e| bus_error(format!("kafka: offset of partition {partition} of topic {topic}"), &e))?;
+    }
+    Ok(list)
+}
+
+fn incoming(message: &BorrowedMessage<'_>) -> Incoming {
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        headers.iter().map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec())).collect()
+    });
+    Incoming {
+        topic: message.topic().to_owned(),
+        partition: message.partition().unsigned_abs(),
+        offset: message.offset(),
+        timestamp: Timestamp(message.timestamp().to_millis().unwrap_or_default()),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers,
+    }
+}

@@ -1,0 +1,368 @@
+//! One transactional producer: writes records, and offsets with them, all or nothing.
+//!
+//! Every way in which librdkafka can fail ends in one of four outcomes (`WriteError`). librdkafka lacks KIP-890
+//! (librdkafka#5423): where the outcome of a commit can't be known the producer is dropped, and a new one of the same id
+//! settles it by initialising, as the coordinator then completes or aborts what was open.
+
+use super::client::{Delivery, TRANSACTION_TIMEOUT, describe, native_partition};
+use super::watchdog::Watchdog;
+use crate::bus::{BusError, Outgoing};
+use rdkafka::TopicPartitionList;
+use rdkafka::bindings;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::types::RDKafkaRespErr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Of one transactional call; above the transaction's own time-out, so that the coordinator's answer comes first.
+const CALL_TIMEOUT: Duration = Duration::from_secs(12);
+/// Calls for one step, the first included: with their pauses they end before the watchdog bites.
+const ATTEMPTS: u32 = 4;
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long records may take to be acknowledged: their own time-out is 9 s, and then they fail.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(11);
+/// A flush that fails sooner than this before its end was refused, not left without an answer.
+const ANSWERING: Duration = Duration::from_secs(6);
+/// One step of the native flush; failures are looked at in between.
+const FLUSH_STEP_MS: i32 = 100;
+
+/// What became of a transaction that was not committed for sure.
+#[derive(Debug)]
+pub(super) enum WriteError {
+    /// Nothing of it is visible, and the writer can go on.
+    Aborted(String),
+    /// Nothing of it is visible, but the writer is of no use any more: open a new one. So it is after every record that could
+    /// not be delivered: the epoch bump that follows may purge records of the next transaction (karafka/waterdrop#501).
+    Broken(String),
+    /// It may be visible or not. Open a new writer of the same id, which settles it; then look.
+    Unknown(String),
+    /// Another process has taken this id.
+    Fenced(String),
+}
+
+/// Offsets that go with the records, and the member whose generation they are checked against.
+pub(super) struct Offsets<'a> {
+    pub(super) list: &'a TopicPartitionList,
+    pub(super) member: &'a ConsumerGroupMetadata,
+    /// Whether the member's partitions are known to be gone.
+    pub(super) lost: &'a dyn Fn() -> bool,
+}
+
+pub(super) struct Writer {
+    producer: BaseProducer<Delivery>,
+    watchdog: Arc<Watchdog>,
+}
+
+impl Writer {
+    /// Takes the transactional id: what an earlier holder left open is aborted, and the holder fenced.
+    pub(super) fn open(config: &ClientConfig, watchdog: Arc<Watchdog>) -> Result<Self, BusError> {
+        let doing = || "kafka: opening a transactional producer".to_owned();
+        let failed = |e: &KafkaError| super::client::bus_error(doing(), e);
+        let producer: BaseProducer<Delivery> =
+            config.create_with_context(Delivery::default()).map_err(|e| failed(&e))?;
+        let writer = Self { producer, watchdog };
+        match writer.call("init_transactions", |p| p.init_transactions(CALL_TIMEOUT)) {
+            Ok(()) => Ok(writer),
+            Err(e) if is_fenced(&e) => Err(BusError::Fenced(describe(&e))),
+            Err(e) => Err(failed(&e)),
+        }
+    }
+
+    /// One transaction.
+    pub(super) fn write(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>) -> Result<(), WriteError> {
+        let begun = Instant::now();
+        match self.transact(records, offsets) {
+            // The coordinator fences whom it has timed out just as one whose place was taken. Opening anew tells: if another
+            // has this name, the consumer is fenced as well.
+            Err(WriteError::Fenced(reason)) if begun.elapsed() >= TRANSACTION_TIMEOUT => {
+                Err(WriteError::Unknown(format!("the transaction took longer than the coordinator waits: {reason}")))
+            }
+            result => result,
+        }
+    }
+
+    fn transact(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>) -> Result<(), WriteError> {
+        self.producer.context().take_failure();
+        self.producer.begin_transaction().map_err(|e| before_commit(&e))?;
+        if let Err(error) = self.fill(records, offsets) {
+            return Err(self.abandon(error));
+        }
+        match self.call("commit_transaction", |p| p.commit_transaction(CALL_TIMEOUT)) {
+            Ok(()) => Ok(()),
+            Err(e) if is_fenced(&e) => Err(WriteError::Fenced(describe(&e))),
+            Err(KafkaError::Transaction(e)) if e.txn_requires_abort() => {
+                Err(self.abandon(WriteError::Aborted(describe(&KafkaError::Transaction(e)))))
+            }
+            Err(e) => Err(WriteError::Unknown(describe(&e))),
+        }
+    }
+
+    /// Serves log lines and reports; a producer that nobody polls gathers them.
+    pub(super) fn idle(&self) {
+        self.producer.poll(Duration::ZERO);
+    }
+
+    fn fill(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>) -> Result<(), WriteError> {
+        let until = Instant::now() + FLUSH_TIMEOUT;
+        for record in records {
+            self.send(record, until)?;
+        }
+        let flushed = self.flush(until);
+        let Some(offsets) = offsets else { return flushed };
+        if flushed.is_err() && Instant::now() + ANSWERING > until {
+            return flushed; // Nobody answers, so nobody says why.
+        }
+        let lost = || WriteError::Aborted("this member's partitions were given to another".into());
+        if (offsets.lost)() {
+            return Err(lost());
+        }
+        let sent = self.call("send_offsets_to_transaction", |p| {
+            p.send_offsets_to_transaction(offsets.list, offsets.member, CALL_TIMEOUT)
+        });
+        match (flushed, sent.map_err(|e| before_commit(&e))) {
+            (Ok(()), Ok(())) if (offsets.lost)() => Err(lost()),
+            (Ok(()), sent) => sent,
+            // A transaction that has failed has its records purged; why it failed, this call says.
+            (Err(_), Err(WriteError::Aborted(cause))) => Err(WriteError::Broken(cause)),
+            (Err(_), Err(sent)) => Err(sent),
+            (flushed, Ok(())) => flushed,
+        }
+    }
+
+    fn send(&self, record: &Outgoing, until: Instant) -> Result<(), WriteError> {
+        let mut next: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&record.topic);
+        next.key = record.key.as_deref();
+        next.payload = record.value.as_deref();
+        next.partition = record.partition.map(native_partition);
+        if !record.headers.is_empty() {
+            let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            next.headers =
+                Some(record.headers.iter().fold(headers, |headers, (key, value)| {
+                    headers.insert(Header { key, value: Some(value.as_slice()) })
+                }));
+        }
+        loop {
+            match self.producer.send(next) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if Instant::now() < until => {
+                    self.producer.poll(Duration::from_millis(1));
+                    if let Some(failure) = self.producer.context().take_failure() {
+                        return Err(WriteError::Broken(failure));
+                    }
+                    next = back;
+                }
+                Err((e, _)) => {
+                    return Err(WriteError::Broken(format!("topic {}: {}", record.topic, describe(&e))));
+                }
+            }
+        }
+    }
+
+    /// Waits until every record is acknowledged. rdkafka's own flush (which commit_transaction begins with) waits in steps of
+    /// 100 ms that don't end early; librdkafka's ends with the last acknowledgement, and ignores linger.ms. It needs no
+    /// polling beside it as only failures are reported; a failure counts as in flight until it is polled.
+    fn flush(&self, until: Instant) -> Result<(), WriteError> {
+        self.watchdog.watch("flush", || {
+            loop {
+                // SAFETY: the handle belongs to `self.producer`, which lives through the call; rd_kafka_flush only reads it
+                // and may be called from any thread.
+                let result = unsafe { bindings::rd_kafka_flush(self.producer.client().native_ptr(), FLUSH_STEP_MS) };
+                self.producer.poll(Duration::ZERO);
+                if let Some(failure) = self.producer.context().take_failure() {
+                    return Err(WriteError::Broken(failure));
+                }
+                if result == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                    return Ok(());
+                }
+                if Instant::now() >= until {
+                    return Err(WriteError::Broken("the brokers did not acknowledge the records in time".into()));
+                }
+            }
+        })
+    }
+
+    /// Aborts, if the error lets it, and says what is left.
+    fn abandon(&self, error: WriteError) -> WriteError {
+        let (WriteError::Aborted(reason) | WriteError::Broken(reason)) = &error else { return error };
+        // Purged records are reported as failures, and the abort waits until somebody polls them away.
+        let done = AtomicBool::new(false);
+        let aborted = std::thread::scope(|threads| {
+            threads.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    self.producer.poll(Duration::from_millis(10));
+                }
+            });
+            let aborted = self.call("abort_transaction", |p| p.abort_transaction(CALL_TIMEOUT));
+            done.store(true, Ordering::SeqCst);
+            aborted
+        });
+        self.producer.context().take_failure();
+        match aborted {
+            Ok(()) => error,
+            Err(e) if is_fenced(&e) => WriteError::Fenced(describe(&e)),
+            // Nothing was committed, and the next holder of the id aborts it.
+            Err(e) => WriteError::Broken(format!("{reason}; aborting: {}", describe(&e))),
+        }
+    }
+
+    /// A transactional call under watch, again while librdkafka says that it may be.
+    fn call(&self, name: &'static str, call: impl Fn(&BaseProducer<Delivery>) -> KafkaResult<()>) -> KafkaResult<()> {
+        let mut attempt = 1;
+        loop {
+            match self.watchdog.watch(name, || call(&self.producer)) {
+                Err(KafkaError::Transaction(e)) if e.is_retriable() && attempt < ATTEMPTS => {
+                    tracing::debug!("kafka: {name}: {} ({}): again", e.string(), e.name());
+                    attempt += 1;
+                    std::thread::sleep(RETRY_PAUSE);
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+/// An error of a call before the commit: nothing is visible in any case.
+fn before_commit(error: &KafkaError) -> WriteError {
+    match error {
+        e if is_fenced(e) => WriteError::Fenced(describe(e)),
+        KafkaError::Transaction(e) if e.is_fatal() => WriteError::Broken(describe(error)),
+        KafkaError::Transaction(e) if e.txn_requires_abort() => WriteError::Aborted(describe(error)),
+        // A retriable error that went on, or a state that should not be: the next holder of the id aborts.
+        e => WriteError::Broken(describe(e)),
+    }
+}
+
+fn is_fenced(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::Fenced | Code::InvalidProducerEpoch | Code::ProducerFenced | Code::FencedInstanceId)
+    )
+}
+
+/// Error classes only, provoked one by one in librdkafka's mock cluster: no evidence of exactly-once, which only a real
+/// Kafka gives (`tests/contract`).
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::Membership;
+    use crate::bus::kafka::KafkaSettings;
+    use rdkafka::consumer::{BaseConsumer, Consumer};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::RDKafkaApiKey;
+    use std::collections::BTreeMap;
+
+    struct Bed {
+        cluster: MockCluster<'static, DefaultProducerContext>,
+        settings: KafkaSettings,
+        consumer: BaseConsumer,
+    }
+
+    impl Bed {
+        fn new() -> Self {
+            let cluster = MockCluster::new(1).unwrap();
+            cluster.create_topic("in", 1, 1).unwrap();
+            cluster.create_topic("out", 1, 1).unwrap();
+            let settings = KafkaSettings {
+                bootstrap: cluster.bootstrap_servers(),
+                properties: BTreeMap::new(),
+                client_id: "test".into(),
+                max_record_bytes: 1_000_000,
+            };
+            let consumer = ClientConfig::new()
+                .set("bootstrap.servers", cluster.bootstrap_servers())
+                .set("group.id", "g")
+                .create()
+                .unwrap();
+            Self { cluster, settings, consumer }
+        }
+
+        fn open(&self) -> Writer {
+            let member = Membership { group: "g".into(), instance: "a".into(), topics: vec![] };
+            Writer::open(&self.settings.committer(&member), Arc::default()).unwrap()
+        }
+
+        fn fail(&self, request: RDKafkaApiKey, errors: &[RDKafkaRespErr]) {
+            self.cluster.request_errors(request, errors);
+        }
+
+        fn write(&self, writer: &Writer) -> Result<(), WriteError> {
+            let record = Outgoing {
+                topic: "out".into(),
+                partition: Some(0),
+                key: None,
+                value: Some(b"v".to_vec()),
+                headers: vec![],
+            };
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset("in", 0, rdkafka::Offset::Offset(1)).unwrap();
+            let member = self.consumer.group_metadata().unwrap();
+            writer.write(&[record], Some(&Offsets { list: &list, member: &member, lost: &|| false }))
+        }
+    }
+
+    fn class(result: &Result<(), WriteError>) -> &'static str {
+        match result {
+            Ok(()) => "committed",
+            Err(WriteError::Aborted(_)) => "aborted",
+            Err(WriteError::Broken(_)) => "broken",
+            Err(WriteError::Unknown(_)) => "unknown",
+            Err(WriteError::Fenced(_)) => "fenced",
+        }
+    }
+
+    #[test]
+    fn every_class_of_error_has_its_outcome_and_the_next_transaction_goes_through() {
+        use RDKafkaApiKey as Request;
+        use RDKafkaRespErr as Code;
+        let cases = [
+            // Retriable: librdkafka or the writer tries again.
+            (Request::EndTxn, Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS, "committed"),
+            (Request::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS, "committed"),
+            (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE, "committed"),
+            // Abortable: this member is of an older generation, or may not write there.
+            (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION, "aborted"),
+            (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID, "aborted"),
+            (Request::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, "aborted"),
+            // What a record's failure leaves behind would spoil the next transaction.
+            (Request::Produce, Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, "broken"),
+            (Request::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "broken"),
+            // Another has this transactional id, or this name in the group.
+            (Request::Produce, Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, "fenced"),
+            (Request::EndTxn, Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, "fenced"),
+            (Request::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, "fenced"),
+            (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID, "fenced"),
+            // Fatal, but nobody took its place.
+            (Request::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "broken"),
+            (Request::EndTxn, Code::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "unknown"),
+        ];
+        let bed = Bed::new();
+        for (request, code, expected) in cases {
+            let writer = bed.open();
+            bed.write(&writer).expect("without a fault a transaction is committed");
+            bed.fail(request, &[code]);
+            let result = bed.write(&writer);
+            assert_eq!(class(&result), expected, "{request:?} answered with {code:?}: {result:?}");
+            let writer = if matches!(expected, "committed" | "aborted") { writer } else { bed.open() };
+            bed.write(&writer).unwrap_or_else(|e| panic!("after {request:?} answered with {code:?}: {e:?}"));
+        }
+    }
+
+    #[test]
+    fn a_member_that_lost_its_partitions_meanwhile_aborts() {
+        let bed = Bed::new();
+        let writer = bed.open();
+        let member = bed.consumer.group_metadata().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset("in", 0, rdkafka::Offset::Offset(1)).unwrap();
+        let result = writer.write(&[], Some(&Offsets { list: &list, member: &member, lost: &|| true }));
+        assert_eq!(class(&result), "aborted");
+        bed.write(&writer).unwrap();
+    }
+}

@@ -1,0 +1,145 @@
+//! What running subcommands share: the config, the data folder, the bus, the codec, logs, the tokio runtime, signals.
+
+use super::{Exit, Failure, topics};
+use crate::bus::embedded::{EmbeddedBus, EmbeddedOptions};
+use crate::bus::kafka::KafkaBus;
+use crate::bus::topics::Layout;
+use crate::bus::{Bus, BusError};
+use crate::codec::public::PublicCodec;
+use crate::codec::registry::Registry;
+use crate::config::{BusRules, Config, Installation, LogFormat, resolve};
+use crate::telemetry::log;
+use anyhow::Context;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// The exit code of a process that a second signal ended, as shells give it to SIGINT.
+const INTERRUPTED: i32 = 130;
+/// rustls asks which cryptography to use, once a process.
+pub fn install_tls() {
+    // An error says that one is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// For subcommands that only ask something: they say themselves what goes wrong.
+const QUIET: &str = "error,librdkafka=off";
+
+/// Begins to log as the config says; None for subcommands that only ask something: errors alone.
+pub fn start_logs(installation: Option<&Installation>) -> anyhow::Result<()> {
+    let (format, filter) = match installation {
+        Some(installation) => (installation.log, None),
+        None => (LogFormat::Text, Some(QUIET)),
+    };
+    log::init(format, filter).map_err(|error| Failure::new(Exit::Failed, error.to_string()).into())
+}
+
+/// The config, or every mistake in it.
+pub fn load_config(dir: &Path) -> anyhow::Result<Config> {
+    Config::load(dir).map_err(|error| Failure::new(Exit::Config, error.to_string()).into())
+}
+
+/// Makes the data folder, for its owner only: it holds personal data and the token.
+pub fn create_data_dir(path: &Path) -> anyhow::Result<()> {
+    let failure = || {
+        Failure::new(Exit::Failed, format!("the data folder {} can't be used", path.display()))
+            .help("name one that you may write to with --data")
+    };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(failure)?;
+    let mode = std::fs::metadata(path).with_context(failure)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            path = %path.display(),
+            mode = format!("{:o}", mode & 0o777),
+            "the data folder is open to other users: `chmod 700` it"
+        );
+    }
+    Ok(())
+}
+
+/// The bus that the config names; the data folder has to be there.
+pub fn open_bus(config: &Config, data: &Path) -> anyhow::Result<Arc<dyn Bus>> {
+    match &config.installation.bus {
+        BusRules::Embedded => match EmbeddedBus::open(data, &EmbeddedOptions::default()) {
+            Ok(bus) => Ok(Arc::new(bus)),
+            Err(error) => Err(Failure::new(Exit::Failed, error.to_string())
+                .help("one process at a time uses the embedded bus: is another lockstep running with this --data?")
+                .into()),
+        },
+        BusRules::Kafka(kafka) => {
+            let settings = topics::kafka_settings(kafka, &Layout::of(config), data)?;
+            Ok(Arc::new(KafkaBus::connect(settings).map_err(|error| bus_failure(&error))?))
+        }
+    }
+}
+
+/// An error of the bus, with what can be done about it.
+pub fn bus_failure(error: &BusError) -> anyhow::Error {
+    match error {
+        BusError::Retriable { doing, reason } => Failure::new(Exit::Unreachable, format!("{doing}: {reason}"))
+            .help("check `bus:` in lockstep.yaml, and that the brokers run and can be reached from here")
+            .into(),
+        BusError::Fenced(_) => {
+            Failure::new(Exit::Failed, error.to_string()).help("give each process an instance name of its own").into()
+        }
+        BusError::Failed { .. } | BusError::TooLarge { .. } => Failure::new(Exit::Failed, error.to_string()).into(),
+    }
+}
+
+/// Reads and writes the public topics, with the config's registry if it names one.
+pub fn codec(installation: &Installation, data: &Path) -> anyhow::Result<Arc<PublicCodec>> {
+    Ok(Arc::new(PublicCodec::new(registry(installation, data)?)))
+}
+
+/// The config's schema registry; nobody is called yet.
+pub fn registry(installation: &Installation, data: &Path) -> anyhow::Result<Option<Arc<Registry>>> {
+    let failure = |error: String| Failure::new(Exit::Config, format!("lockstep.yaml: registry: {error}"));
+    let Some(url) = &installation.registry else { return Ok(None) };
+    let url = resolve(url, data).map_err(|error| failure(error.to_string()))?;
+    let registry = Registry::new(url.expose()).map_err(|error| failure(error.to_string()))?;
+    Ok(Some(Arc::new(registry)))
+}
+
+/// The runtime of workers and HTTP.
+pub fn tokio() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")
+}
+
+/// A token that SIGTERM or SIGINT cancels. A second signal ends the process at once, which loses nothing: what isn't
+/// committed comes again.
+pub fn cancelled_by_signals(runtime: &Runtime) -> anyhow::Result<CancellationToken> {
+    let cancel = CancellationToken::new();
+    let _in_runtime = runtime.enter();
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let cancelled = cancel.clone();
+    runtime.spawn(async move {
+        let name = tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" };
+        tracing::info!(signal = name, "stopping: finishing what is under way");
+        cancelled.cancel();
+        tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
+        tracing::warn!("stopped at once by a second signal");
+        std::process::exit(INTERRUPTED);
+    });
+    Ok(cancel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_folder_is_its_owners_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("a/data");
+        create_data_dir(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        create_data_dir(&path).unwrap();
+        std::fs::write(parent.path().join("file"), "").unwrap();
+        let error = create_data_dir(&parent.path().join("file/data")).unwrap_err();
+        assert!(error.to_string().contains("can't be used"), "{error:#}");
+    }
+}

@@ -1,0 +1,376 @@
+//! Documents about Lockstep's own work: decisions, alerts, operations. What an enum's variant holds lies flat beside its name.
+
+use super::{DocumentError, Text, count, named, needed, text, whole};
+use crate::model::{
+    AccountId, Action, Alert, AlertKind, AlertState, Decision, DecisionKind, EventId, Generation, IdentityId,
+    Operation, RoutingKey, TargetName, TenantId, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename = "Decision")]
+pub struct DecisionDocument<'a> {
+    tenant: Text<'a>,
+    #[serde(default)]
+    identity: Option<Text<'a>>,
+    #[serde(default)]
+    target: Option<Text<'a>>,
+    #[serde(default)]
+    account: Option<Text<'a>>,
+    #[serde(default)]
+    generation: Option<i64>,
+    kind: Text<'a>,
+    #[serde(default)]
+    op: Option<Text<'a>>,
+    #[serde(default)]
+    source: Option<Text<'a>>,
+    #[serde(default)]
+    record: Option<Text<'a>>,
+    #[serde(default)]
+    effective: Option<i64>,
+    #[serde(default)]
+    deadline: Option<i64>,
+    #[serde(default)]
+    verified: Option<i64>,
+    #[serde(default)]
+    operation: Option<Text<'a>>,
+    #[serde(default)]
+    error: Option<Text<'a>>,
+    #[serde(default)]
+    rule: Option<Text<'a>>,
+    #[serde(default)]
+    entity: Option<Text<'a>>,
+    #[serde(default)]
+    reason: Option<Text<'a>>,
+    #[serde(default)]
+    hash: Option<Text<'a>>,
+    cause: Text<'a>,
+    source_time: i64,
+    at: i64,
+}
+
+/// The kind's name, as in documents and CloudEvents types.
+pub fn kind_name(kind: &DecisionKind) -> &'static str {
+    match kind {
+        DecisionKind::IdentityMinted => "identity_minted",
+        DecisionKind::RecordLinked { .. } => "record_linked",
+        DecisionKind::RecordUnlinked { .. } => "record_unlinked",
+        DecisionKind::RecordDisputed { .. } => "record_disputed",
+        DecisionKind::Joined => "joined",
+        DecisionKind::Moved => "moved",
+        DecisionKind::Left => "left",
+        DecisionKind::Rehired => "rehired",
+        DecisionKind::Commanded { .. } => "commanded",
+        DecisionKind::DeprovisionOpened { .. } => "deprovision_opened",
+        DecisionKind::DeprovisionVerified { .. } => "deprovision_verified",
+        DecisionKind::DeprovisionCancelled => "deprovision_cancelled",
+        DecisionKind::DeprovisionRejected { .. } => "deprovision_rejected",
+        DecisionKind::Held => "held",
+        DecisionKind::Released { .. } => "released",
+        DecisionKind::Urgent => "urgent",
+        DecisionKind::AccountVerified { .. } => "account_verified",
+        DecisionKind::DeadLettered { .. } => "dead_lettered",
+        DecisionKind::Redriven { .. } => "redriven",
+        DecisionKind::Dropped { .. } => "dropped",
+        DecisionKind::RuleFailed { .. } => "rule_failed",
+        DecisionKind::Quarantined { .. } => "quarantined",
+        DecisionKind::BundleSwitched { .. } => "bundle_switched",
+    }
+}
+
+impl<'a> From<&'a Decision> for DecisionDocument<'a> {
+    fn from(decision: &'a Decision) -> Self {
+        let mut document = Self {
+            tenant: text(&decision.tenant.0),
+            identity: decision.identity.as_ref().map(|id| text(&id.0)),
+            target: decision.target.as_ref().map(|name| text(&name.0)),
+            account: decision.account.as_ref().map(|id| text(&id.0)),
+            generation: decision.generation.map(|generation| whole(generation.0)),
+            kind: text(kind_name(&decision.kind)),
+            cause: text(&decision.cause.0),
+            source_time: decision.source_time.0,
+            at: decision.at.0,
+            ..Self::default()
+        };
+        document.spread(&decision.kind);
+        document
+    }
+}
+
+impl<'a> DecisionDocument<'a> {
+    fn spread(&mut self, kind: &'a DecisionKind) {
+        match kind {
+            DecisionKind::RecordLinked { source, record }
+            | DecisionKind::RecordUnlinked { source, record }
+            | DecisionKind::RecordDisputed { source, record } => {
+                (self.source, self.record) = (Some(text(source)), Some(text(record)));
+            }
+            DecisionKind::Commanded { op } | DecisionKind::AccountVerified { op } => self.op = Some(text(op.as_str())),
+            DecisionKind::DeprovisionOpened { effective, deadline } => {
+                (self.effective, self.deadline) = (Some(effective.0), Some(deadline.0));
+            }
+            DecisionKind::DeprovisionVerified { effective, verified } => {
+                (self.effective, self.verified) = (Some(effective.0), Some(verified.0));
+            }
+            DecisionKind::DeprovisionRejected { operation }
+            | DecisionKind::Released { operation }
+            | DecisionKind::Redriven { operation }
+            | DecisionKind::Dropped { operation } => self.operation = Some(text(operation)),
+            DecisionKind::DeadLettered { error } => self.error = Some(text(error.as_str())),
+            DecisionKind::RuleFailed { rule, reason } => {
+                (self.rule, self.reason) = (Some(text(rule)), Some(text(reason)));
+            }
+            DecisionKind::Quarantined { entity, reason } => {
+                (self.entity, self.reason) = (Some(text(entity)), Some(text(reason)));
+            }
+            DecisionKind::BundleSwitched { hash } => self.hash = Some(text(hash)),
+            DecisionKind::IdentityMinted
+            | DecisionKind::Joined
+            | DecisionKind::Moved
+            | DecisionKind::Left
+            | DecisionKind::Rehired
+            | DecisionKind::DeprovisionCancelled
+            | DecisionKind::Held
+            | DecisionKind::Urgent => {}
+        }
+    }
+
+    fn gather(&mut self) -> Result<DecisionKind, DocumentError> {
+        let take = |value: &mut Option<Text<'a>>, field| needed(value.take().map(Cow::into_owned), field);
+        let time = |value: Option<i64>, field| needed(value.map(Timestamp), field);
+        Ok(match &*self.kind {
+            "identity_minted" => DecisionKind::IdentityMinted,
+            "record_linked" => DecisionKind::RecordLinked {
+                source: take(&mut self.source, "source")?,
+                record: take(&mut self.record, "record")?,
+            },
+            "record_unlinked" => DecisionKind::RecordUnlinked {
+                source: take(&mut self.source, "source")?,
+                record: take(&mut self.record, "record")?,
+            },
+            "record_disputed" => DecisionKind::RecordDisputed {
+                source: take(&mut self.source, "source")?,
+                record: take(&mut self.record, "record")?,
+            },
+            "joined" => DecisionKind::Joined,
+            "moved" => DecisionKind::Moved,
+            "left" => DecisionKind::Left,
+            "rehired" => DecisionKind::Rehired,
+            "commanded" => DecisionKind::Commanded { op: named(needed(self.op.as_deref(), "op")?, "op")? },
+            "deprovision_opened" => DecisionKind::DeprovisionOpened {
+                effective: time(self.effective, "effective")?,
+                deadline: time(self.deadline, "deadline")?,
+            },
+            "deprovision_verified" => DecisionKind::DeprovisionVerified {
+                effective: time(self.effective, "effective")?,
+                verified: time(self.verified, "verified")?,
+            },
+            "deprovision_cancelled" => DecisionKind::DeprovisionCancelled,
+            "deprovision_rejected" => {
+                DecisionKind::DeprovisionRejected { operation: take(&mut self.operation, "operation")? }
+            }
+            "held" => DecisionKind::Held,
+            "released" => DecisionKind::Released { operation: take(&mut self.operation, "operation")? },
+            "urgent" => DecisionKind::Urgent,
+            "account_verified" => DecisionKind::AccountVerified { op: named(needed(self.op.as_deref(), "op")?, "op")? },
+            "dead_lettered" => {
+                DecisionKind::DeadLettered { error: named(needed(self.error.as_deref(), "error")?, "error")? }
+            }
+            "redriven" => DecisionKind::Redriven { operation: take(&mut self.operation, "operation")? },
+            "dropped" => DecisionKind::Dropped { operation: take(&mut self.operation, "operation")? },
+            "rule_failed" => DecisionKind::RuleFailed {
+                rule: take(&mut self.rule, "rule")?,
+                reason: take(&mut self.reason, "reason")?,
+            },
+            "quarantined" => DecisionKind::Quarantined {
+                entity: take(&mut self.entity, "entity")?,
+                reason: take(&mut self.reason, "reason")?,
+            },
+            "bundle_switched" => DecisionKind::BundleSwitched { hash: take(&mut self.hash, "hash")? },
+            _ => return Err(DocumentError::Unknown { field: "kind" }),
+        })
+    }
+}
+
+impl TryFrom<DecisionDocument<'_>> for Decision {
+    type Error = DocumentError;
+
+    fn try_from(mut document: DecisionDocument<'_>) -> Result<Self, DocumentError> {
+        Ok(Self {
+            kind: document.gather()?,
+            tenant: TenantId::new(document.tenant),
+            identity: document.identity.map(IdentityId::new),
+            target: document.target.map(TargetName::new),
+            account: document.account.map(AccountId::new),
+            generation: document.generation.map(|number| count(number, "generation")).transpose()?.map(Generation),
+            cause: EventId::new(document.cause),
+            source_time: Timestamp(document.source_time),
+            at: Timestamp(document.at),
+        })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename = "Alert")]
+pub struct AlertDocument<'a> {
+    key: Text<'a>,
+    kind: Text<'a>,
+    state: Text<'a>,
+    tenant: Text<'a>,
+    #[serde(default)]
+    identity: Option<Text<'a>>,
+    #[serde(default)]
+    target: Option<Text<'a>>,
+    #[serde(default)]
+    account: Option<Text<'a>>,
+    message: Text<'a>,
+    since: i64,
+    at: i64,
+}
+
+pub fn alert_kind_name(kind: AlertKind) -> &'static str {
+    match kind {
+        AlertKind::DeprovisionOverdue => "deprovision_overdue",
+        AlertKind::DeadLetter => "dead_letter",
+        AlertKind::GuardHolding => "guard_holding",
+        AlertKind::RecordDisputed => "record_disputed",
+        AlertKind::RuleFailed => "rule_failed",
+        AlertKind::Quarantined => "quarantined",
+        AlertKind::Drift => "drift",
+    }
+}
+
+pub fn alert_state_name(state: AlertState) -> &'static str {
+    match state {
+        AlertState::Raised => "raised",
+        AlertState::Resolved => "resolved",
+    }
+}
+
+impl<'a> From<&'a Alert> for AlertDocument<'a> {
+    fn from(alert: &'a Alert) -> Self {
+        Self {
+            key: text(&alert.key),
+            kind: text(alert_kind_name(alert.kind)),
+            state: text(alert_state_name(alert.state)),
+            tenant: text(&alert.tenant.0),
+            identity: alert.identity.as_ref().map(|id| text(&id.0)),
+            target: alert.target.as_ref().map(|name| text(&name.0)),
+            account: alert.account.as_ref().map(|id| text(&id.0)),
+            message: text(&alert.message),
+            since: alert.since.0,
+            at: alert.at.0,
+        }
+    }
+}
+
+impl TryFrom<AlertDocument<'_>> for Alert {
+    type Error = DocumentError;
+
+    fn try_from(document: AlertDocument<'_>) -> Result<Self, DocumentError> {
+        Ok(Self {
+            key: document.key.into_owned(),
+            kind: named(&document.kind, "kind")?,
+            state: named(&document.state, "state")?,
+            tenant: TenantId::new(document.tenant),
+            identity: document.identity.map(IdentityId::new),
+            target: document.target.map(TargetName::new),
+            account: document.account.map(AccountId::new),
+            message: document.message.into_owned(),
+            since: Timestamp(document.since),
+            at: Timestamp(document.at),
+        })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename = "Operation")]
+pub struct OperationDocument<'a> {
+    id: Text<'a>,
+    tenant: Text<'a>,
+    actor: Text<'a>,
+    at: i64,
+    r#do: Text<'a>,
+    #[serde(default)]
+    target: Option<Text<'a>>,
+    #[serde(default)]
+    account: Option<Text<'a>>,
+    #[serde(default)]
+    identity: Option<Text<'a>>,
+    #[serde(default)]
+    routing_key: Option<Text<'a>>,
+}
+
+pub fn action_name(action: &Action) -> &'static str {
+    match action {
+        Action::GuardRelease { .. } => "guard_release",
+        Action::GuardReject { .. } => "guard_reject",
+        Action::Redrive { .. } => "redrive",
+        Action::Drop { .. } => "drop",
+    }
+}
+
+/// The account that an action is about, where it is about one.
+pub fn action_account(action: &Action) -> Option<&AccountId> {
+    match action {
+        Action::GuardRelease { account, .. } | Action::GuardReject { account, .. } => account.as_ref(),
+        Action::Redrive { account, .. } | Action::Drop { account, .. } => Some(account),
+    }
+}
+
+impl<'a> From<&'a Operation> for OperationDocument<'a> {
+    fn from(operation: &'a Operation) -> Self {
+        let (target, identity, routing_key) = match &operation.action {
+            Action::GuardRelease { target, .. } | Action::GuardReject { target, .. } => (target.as_ref(), None, None),
+            Action::Redrive { target, identity, routing_key, .. }
+            | Action::Drop { target, identity, routing_key, .. } => (Some(target), Some(identity), Some(routing_key)),
+        };
+        Self {
+            id: text(&operation.id),
+            tenant: text(&operation.tenant.0),
+            actor: text(&operation.actor),
+            at: operation.at.0,
+            r#do: text(action_name(&operation.action)),
+            target: target.map(|name| text(&name.0)),
+            account: action_account(&operation.action).map(|id| text(&id.0)),
+            identity: identity.map(|id| text(&id.0)),
+            routing_key: routing_key.map(|key| text(&key.0)),
+        }
+    }
+}
+
+impl TryFrom<OperationDocument<'_>> for Operation {
+    type Error = DocumentError;
+
+    fn try_from(document: OperationDocument<'_>) -> Result<Self, DocumentError> {
+        let target = document.target.map(TargetName::new);
+        let account = document.account.map(AccountId::new);
+        let identity = document.identity.map(IdentityId::new);
+        let routing_key = document.routing_key.map(RoutingKey::new);
+        let action = match &*document.r#do {
+            "guard_release" => Action::GuardRelease { target, account },
+            "guard_reject" => Action::GuardReject { target, account },
+            "redrive" => Action::Redrive {
+                target: needed(target, "target")?,
+                account: needed(account, "account")?,
+                identity: needed(identity, "identity")?,
+                routing_key: needed(routing_key, "routing_key")?,
+            },
+            "drop" => Action::Drop {
+                target: needed(target, "target")?,
+                account: needed(account, "account")?,
+                identity: needed(identity, "identity")?,
+                routing_key: needed(routing_key, "routing_key")?,
+            },
+            _ => return Err(DocumentError::Unknown { field: "do" }),
+        };
+        Ok(Self {
+            id: document.id.into_owned(),
+            tenant: TenantId::new(document.tenant),
+            actor: document.actor.into_owned(),
+            at: Timestamp(document.at),
+            action,
+        })
+    }
+}

@@ -1,0 +1,139 @@
+//! An event's bytes as one JSON document, whatever they were: plain JSON, Avro, or a CloudEvent with its attributes beside
+//! `data`.
+
+use super::{DecodeError, Reason, Rejection, SourceDecoder};
+use crate::codec::avro::{Framed, ReadError, WriterSchema, sniff};
+use crate::codec::cloudevents;
+use crate::rules::SourceFormat;
+use apache_avro::types::Value as Avro;
+use serde_json::{Map, Value as Json, json};
+
+impl SourceDecoder {
+    pub(super) fn document(
+        &self,
+        format: SourceFormat,
+        value: &[u8],
+        headers: &[(String, Vec<u8>)],
+    ) -> Result<Json, DecodeError> {
+        match format {
+            SourceFormat::Json | SourceFormat::Keycloak => Ok(object(value)?),
+            SourceFormat::Avro => self.avro(value),
+            SourceFormat::CloudEvents if cloudevents::is_structured(headers) => Ok(structured(value)?),
+            SourceFormat::CloudEvents => self.binary(value, headers),
+        }
+    }
+
+    /// The Kafka binding's binary mode: attributes in headers, data in the value.
+    fn binary(&self, value: &[u8], headers: &[(String, Vec<u8>)]) -> Result<Json, DecodeError> {
+        let mut document = cloudevents::attributes(headers);
+        if document.is_empty() {
+            let detail = "there is neither a header ce_id nor a content-type of application/cloudevents+json";
+            return Err(Rejection::new(Reason::NotCloudEvent, detail).into());
+        }
+        let data = match sniff(value) {
+            Framed::Registered { .. } | Framed::SingleObject { .. } => self.avro(value)?,
+            _ if value.is_empty() => Json::Null,
+            _ => json_of(value)?,
+        };
+        document.insert("data".to_owned(), data);
+        Ok(Json::Object(document))
+    }
+
+    fn avro(&self, value: &[u8]) -> Result<Json, DecodeError> {
+        let unknown = |detail: String| Rejection::new(Reason::UnknownSchema, detail);
+        match sniff(value) {
+            Framed::Registered { id, body } => {
+                let registry = self.registry.as_ref().ok_or_else(|| {
+                    unknown(format!("written with schema id {id}, but lockstep.yaml has no registry.url"))
+                })?;
+                let writer = registry.by_id(id).map_err(|error| match error {
+                    error if error.is_transient() => DecodeError::Unavailable(error),
+                    error => unknown(error.to_string()).into(),
+                })?;
+                Ok(read(&writer, body)?)
+            }
+            Framed::SingleObject { fingerprint, body } => {
+                let writer = self.schemas.get(&fingerprint).ok_or_else(|| {
+                    unknown(format!("written by the schema with fingerprint {fingerprint}, which is not known here"))
+                })?;
+                Ok(read(writer, body)?)
+            }
+            Framed::Json(_) | Framed::Unknown => {
+                let detail = "the value begins neither with a schema id (Confluent's format) nor with a fingerprint \
+                              (single-object encoding)";
+                Err(Rejection::new(Reason::NotAvro, detail).into())
+            }
+        }
+    }
+}
+
+/// The Kafka binding's structured mode, in the JSON event format.
+fn structured(value: &[u8]) -> Result<Json, Rejection> {
+    let document = object(value)?;
+    if document.get("data_base64").is_some() {
+        let detail = "field data_base64: binary data is not read; send data as JSON";
+        return Err(Rejection::new(Reason::NotCloudEvent, detail));
+    }
+    Ok(document)
+}
+
+fn object(value: &[u8]) -> Result<Json, Rejection> {
+    let document = json_of(value)?;
+    if document.is_object() {
+        Ok(document)
+    } else {
+        let found = super::mapping::type_name(Some(&document));
+        Err(Rejection::new(Reason::NotJson, format!("an object wanted, {found} found")))
+    }
+}
+
+fn json_of(value: &[u8]) -> Result<Json, Rejection> {
+    serde_json::from_slice(value).map_err(|error| {
+        let detail = format!("not JSON from line {}, column {} on", error.line(), error.column());
+        Rejection::new(Reason::NotJson, detail)
+    })
+}
+
+fn read(writer: &WriterSchema, body: &[u8]) -> Result<Json, Rejection> {
+    let value =
+        writer.read_value(body).map_err(|error: ReadError| Rejection::new(Reason::NotAvro, error.to_string()))?;
+    Ok(json_of_avro(value))
+}
+
+/// Dates and times become text as JSON sources send it. What has no counterpart becomes an object, which no attribute takes.
+fn json_of_avro(value: Avro) -> Json {
+    match value {
+        Avro::Null => Json::Null,
+        Avro::Boolean(b) => b.into(),
+        Avro::Int(i) | Avro::TimeMillis(i) => i.into(),
+        Avro::Long(i) | Avro::TimeMicros(i) => i.into(),
+        Avro::Float(x) => f64::from(x).into(),
+        Avro::Double(x) => x.into(),
+        Avro::String(text) | Avro::Enum(_, text) => text.into(),
+        Avro::Uuid(id) => id.to_string().into(),
+        Avro::Union(_, inner) => json_of_avro(*inner),
+        Avro::Array(items) => items.into_iter().map(json_of_avro).collect(),
+        Avro::Map(entries) => entries.into_iter().map(|(name, value)| (name, json_of_avro(value))).collect(),
+        Avro::Record(fields) => fields.into_iter().map(|(name, value)| (name, json_of_avro(value))).collect(),
+        Avro::Date(days) => time(i64::from(days).checked_mul(86_400), jiff::Timestamp::from_second, true),
+        Avro::TimestampMillis(ms) => time(Some(ms), jiff::Timestamp::from_millisecond, false),
+        Avro::TimestampMicros(us) => time(Some(us), jiff::Timestamp::from_microsecond, false),
+        Avro::TimestampNanos(ns) => time(Some(ns / 1_000), jiff::Timestamp::from_microsecond, false),
+        Avro::BigDecimal(number) => number.to_string().into(),
+        Avro::Bytes(_)
+        | Avro::Fixed(..)
+        | Avro::Decimal(_)
+        | Avro::Duration(_)
+        | Avro::LocalTimestampMillis(_)
+        | Avro::LocalTimestampMicros(_)
+        | Avro::LocalTimestampNanos(_) => json!({"unmapped": true}),
+    }
+}
+
+fn time(count: Option<i64>, of: fn(i64) -> Result<jiff::Timestamp, jiff::Error>, date_only: bool) -> Json {
+    match count.map(of) {
+        Some(Ok(time)) if date_only => time.to_string().chars().take("YYYY-MM-DD".len()).collect::<String>().into(),
+        Some(Ok(time)) => time.to_string().into(),
+        _ => Json::Object(Map::new()),
+    }
+}

@@ -1,0 +1,167 @@
+//! Guard: the sliding-window valve on removals, one for each tenant.
+//!
+//! It counts by arrival, per source and target, in slices of the window: a slice counts in full until all of it has left
+//! the window, so the sum of what is let through never exceeds the limit in any window. What is over the limit is held until a
+//! person releases or rejects it. An urgent removal goes through, and counts.
+
+use super::key::HEAD;
+use super::step::{Step, StepError};
+use crate::model::{
+    AccountId, Action, Address, Alert, AlertKind, AlertState, Body, Operation, PermitAnswer, SourceName, TargetName,
+    TenantId, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Slices of a window: bounds the head's size and the coarseness of the count.
+const SLICES: u32 = 60;
+/// Held removals that one step lets go; the rest follow in further steps.
+const BATCH: usize = 100;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GuardHead {
+    /// By `<source>/<target>`: what was let through, by the slice's start.
+    pub windows: BTreeMap<String, Vec<(Timestamp, u32)>>,
+    /// How many are held, by target.
+    pub held: BTreeMap<TargetName, u64>,
+}
+
+/// The row `held/<account>`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    pub asker: Address,
+    pub account: AccountId,
+    pub target: TargetName,
+    pub source: SourceName,
+    pub epoch: u64,
+    pub since: Timestamp,
+    pub cause: String,
+}
+
+pub(super) fn step(step: &mut Step, me: &Address, tenant: &TenantId, body: Body) -> Result<(), StepError> {
+    let mut head = step.get::<GuardHead>(HEAD)?.unwrap_or_default();
+    match body {
+        Body::PermitRequest { asker, target, account, source, epoch, urgent } => {
+            let held =
+                Held { asker, account, target, source, epoch, since: step.now, cause: step.cause.event.0.clone() };
+            request(step, tenant, &mut head, held, urgent);
+        }
+        Body::Withdraw { account, epoch } => {
+            if let Some(held) = step.get::<Held>(&row_of(&account))?
+                && held.epoch == epoch
+            {
+                forget(step, tenant, &mut head, &held);
+            }
+        }
+        Body::Operation(operation) => answer(step, me, tenant, &mut head, &operation, step.now)?,
+        Body::Continue { job, cursor } => {
+            if let (Ok(operation), Ok(cutoff)) = (serde_json::from_str::<Operation>(&job), cursor.parse()) {
+                answer(step, me, tenant, &mut head, &operation, Timestamp(cutoff))?;
+            }
+        }
+        _ => return Err(StepError::Misdirected { entity: "guard", message: "a message for another kind of entity" }),
+    }
+    step.put(HEAD, &head);
+    Ok(())
+}
+
+fn request(step: &mut Step, tenant: &TenantId, head: &mut GuardHead, held: Held, urgent: bool) {
+    let limit = step.rules.guard(&held.target);
+    let slice = (limit.window / SLICES).max(std::time::Duration::from_millis(1));
+    let window = head.windows.entry(format!("{}/{}", held.source, held.target)).or_default();
+    window.retain(|(start, _)| start.plus(slice).plus(limit.window) > step.now);
+    let passed: u64 = window.iter().map(|(_, count)| u64::from(*count)).sum();
+    if urgent || passed < u64::from(limit.limit) {
+        match window.last_mut() {
+            Some((start, count)) if step.now < start.plus(slice) => *count += 1,
+            _ => window.push((step.now, 1)),
+        }
+        permit(step, &held, PermitAnswer::Granted);
+        return;
+    }
+    let count = head.held.entry(held.target.clone()).or_default();
+    *count += 1;
+    if *count == 1 {
+        let message = format!(
+            "more than {} removals at {} within {} s, caused by {}: what is over is held; see `lockstep guard list`",
+            limit.limit,
+            held.target,
+            limit.window.as_secs(),
+            held.source
+        );
+        alert(step, tenant, &held.target, AlertState::Raised, message);
+    }
+    step.put(row_of(&held.account), &held);
+    permit(step, &held, PermitAnswer::Held);
+}
+
+/// Releases or rejects what the operation names and was held by `cutoff`: what a person has seen, and nothing that came since.
+fn answer(
+    step: &mut Step,
+    me: &Address,
+    tenant: &TenantId,
+    head: &mut GuardHead,
+    operation: &Operation,
+    cutoff: Timestamp,
+) -> Result<(), StepError> {
+    let (target, account, answer) = match &operation.action {
+        Action::GuardRelease { target, account } => {
+            (target, account, PermitAnswer::Released { operation: operation.id.clone() })
+        }
+        Action::GuardReject { target, account } => {
+            (target, account, PermitAnswer::Rejected { operation: operation.id.clone() })
+        }
+        Action::Redrive { .. } | Action::Drop { .. } => {
+            return Err(StepError::Misdirected { entity: "guard", message: "an identity's operation" });
+        }
+    };
+    let rows = match account {
+        Some(account) => step.get::<Held>(&row_of(account))?.into_iter().collect(),
+        None => step.scan::<Held>("held/", usize::MAX)?.into_iter().map(|(_, held)| held).collect::<Vec<_>>(),
+    };
+    let mut chosen = rows
+        .into_iter()
+        .filter(|held| held.since <= cutoff && target.as_ref().is_none_or(|target| held.target == *target));
+    for held in chosen.by_ref().take(BATCH) {
+        permit(step, &held, answer.clone());
+        forget(step, tenant, head, &held);
+    }
+    if chosen.next().is_some() {
+        let job = serde_json::to_string(operation).expect("an operation is plain data");
+        step.send(me.clone(), Body::Continue { job, cursor: cutoff.0.to_string() });
+    }
+    Ok(())
+}
+
+fn permit(step: &mut Step, held: &Held, answer: PermitAnswer) {
+    step.send(held.asker.clone(), Body::Permit { target: held.target.clone(), epoch: held.epoch, answer });
+}
+
+fn forget(step: &mut Step, tenant: &TenantId, head: &mut GuardHead, held: &Held) {
+    step.delete(row_of(&held.account));
+    let Some(count) = head.held.get_mut(&held.target) else { return };
+    *count = count.saturating_sub(1);
+    if *count == 0 {
+        head.held.remove(&held.target);
+        alert(step, tenant, &held.target, AlertState::Resolved, "nothing is held any more".to_owned());
+    }
+}
+
+fn alert(step: &mut Step, tenant: &TenantId, target: &TargetName, state: AlertState, message: String) {
+    step.alert(Alert {
+        key: format!("guard/{tenant}/{target}"),
+        kind: AlertKind::GuardHolding,
+        state,
+        tenant: tenant.clone(),
+        identity: None,
+        target: Some(target.clone()),
+        account: None,
+        message,
+        since: step.now,
+        at: step.now,
+    });
+}
+
+fn row_of(account: &AccountId) -> String {
+    format!("held/{account}")
+}

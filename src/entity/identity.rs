@@ -1,0 +1,660 @@
+//! Identity: the person or non-human identity that records are linked to, and what each target should show of it.
+//!
+//! Every event first changes what is known (the records' rows, an account's row) and then the whole is evaluated from there,
+//! so what is decided depends on the current facts and never on the path to them. A rule that fails blocks only what it
+//! would have decided: a leaver is disabled without any account attribute being computed.
+
+use super::account::{AccountRow, AccountState, Clock, LastResult, Removal};
+use super::key::HEAD;
+use super::step::{Emission, Step, StepError};
+use crate::model::{
+    Action, Address, Alert, AlertKind, AlertState, Attributes, Body, Command, Decision, DecisionKind, Desired,
+    Generation, IdentityId, Intent, Op, Outcome, PermitAnswer, RecordId, ResultEvent, RoutingKey, SourceName,
+    TargetName, TenantId, Timestamp,
+};
+use crate::rules::{KindRules, Phase, RuleError, TargetRules};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Most records of one identity.
+const MAX_RECORDS: usize = 1000;
+/// How often an overdue deprovision's timer is armed again: every open clock has a live timer, by which a restarted
+/// process finds it.
+const OVERDUE_REARM: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IdentityHead {
+    pub routing_key: RoutingKey,
+    pub kind: String,
+    /// As last evaluated; None before the first time.
+    pub phase: Option<Phase>,
+    /// From when on access has ended, while it has.
+    pub ended: Option<Timestamp>,
+    pub since: Timestamp,
+    /// Counts requests to the Guard.
+    pub epoch: u64,
+    /// Rules that failed at the last evaluation: `lifecycle`, or a target's name.
+    pub failing: BTreeSet<String>,
+}
+
+/// The row `record/<source>/<record>`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IdentityRecord {
+    pub source: SourceName,
+    pub record: RecordId,
+    pub attributes: Attributes,
+    pub time: Timestamp,
+    pub route: RoutingKey,
+}
+
+/// What is wanted of an account.
+enum Wanted {
+    Present(Desired),
+    /// No access, since `effective`.
+    Gone {
+        effective: Timestamp,
+    },
+    /// Nothing can be said now; it stays as it is.
+    Unchanged,
+}
+
+/// The identity that this step is about.
+struct Me<'a> {
+    tenant: &'a TenantId,
+    identity: &'a IdentityId,
+    address: Address,
+}
+
+pub(super) fn step(
+    step: &mut Step,
+    routing_key: &RoutingKey,
+    tenant: &TenantId,
+    identity: &IdentityId,
+    body: Body,
+) -> Result<(), StepError> {
+    let me = Me { tenant, identity, address: Address::identity(routing_key.clone(), tenant.clone(), identity.clone()) };
+    match body {
+        Body::RecordChanged { source, record, attributes, time, route } => {
+            let row = IdentityRecord { source, record, attributes, time, route };
+            step.put(record_row(&row.source, &row.record), &row);
+            evaluate(step, &me, Some(&row))
+        }
+        Body::RecordGone { source, record, route, .. } => {
+            let name = record_row(&source, &record);
+            match step.get::<IdentityRecord>(&name)? {
+                Some(row) if row.route == route => step.delete(name),
+                _ => return Ok(()),
+            }
+            evaluate(step, &me, None)
+        }
+        Body::Reevaluate => evaluate(step, &me, None),
+        Body::Timer { name, due } => timer(step, &me, &name, due),
+        Body::Permit { target, epoch, answer } => permit(step, &me, &target, epoch, answer),
+        Body::Result(result) => take_result(step, &me, result),
+        Body::Operation(operation) => match operation.action {
+            Action::Redrive { target, .. } => redrive(step, &me, &target, &operation.id),
+            Action::Drop { target, .. } => drop_dead_letter(step, &me, &target, &operation.id),
+            Action::GuardRelease { .. } | Action::GuardReject { .. } => {
+                Err(StepError::Misdirected { entity: "identity", message: "a Guard's operation" })
+            }
+        },
+        _ => Err(StepError::Misdirected { entity: "identity", message: "a message for another kind of entity" }),
+    }
+}
+
+/// Decides everything anew from what is known now.
+fn evaluate(step: &mut Step, me: &Me, changed: Option<&IdentityRecord>) -> Result<(), StepError> {
+    let rules = step.rules;
+    let records = records(step, changed)?;
+    let head = step.get::<IdentityHead>(HEAD)?;
+    let kind = match (&head, changed) {
+        (Some(head), _) => rules.kind(&head.kind),
+        (None, Some(record)) => rules.kind_of(&record.source),
+        (None, None) => return Ok(()),
+    };
+    // Rules that no longer know this kind decide nothing about it.
+    let Some(kind) = kind else { return Ok(()) };
+    let mut head = head.unwrap_or_else(|| IdentityHead {
+        routing_key: me.address.routing_key.clone(),
+        kind: kind.name.clone(),
+        phase: None,
+        ended: None,
+        since: step.now,
+        epoch: 0,
+        failing: BTreeSet::new(),
+    });
+    let attributes = kind.merge(&records.iter().map(|row| (&row.source, &row.attributes)).collect::<Vec<_>>());
+    if !lifecycle(step, me, kind, &mut head, &records, &attributes) {
+        step.put(HEAD, &head);
+        return Ok(());
+    }
+    let complete = kind.requires.iter().all(|source| records.iter().any(|row| row.source == *source));
+    for target in rules.targets() {
+        let name = AccountRow::row(&target.name);
+        let row = step.get::<AccountRow>(&name)?;
+        let wanted = wanted(step, me, kind, &mut head, target, &attributes, complete);
+        if row.is_none() && !matches!(wanted, Wanted::Present(_)) {
+            continue;
+        }
+        let mut row = row.unwrap_or_else(|| AccountRow::new(me.tenant, &target.name, me.identity));
+        let before = row.clone();
+        match wanted {
+            Wanted::Present(desired) => want(step, me, target, &mut row, desired),
+            Wanted::Gone { effective } => {
+                let urgent = kind.urgent(&attributes).unwrap_or(false);
+                remove(step, me, target, &mut head, &mut row, effective, urgent);
+            }
+            Wanted::Unchanged => {}
+        }
+        if row != before {
+            step.put(name, &row);
+        }
+    }
+    step.put(HEAD, &head);
+    Ok(())
+}
+
+/// The records as they are after this event.
+fn records(step: &Step, changed: Option<&IdentityRecord>) -> Result<Vec<IdentityRecord>, StepError> {
+    let mut rows = Vec::new();
+    for (name, row) in step.scan::<IdentityRecord>("record/", MAX_RECORDS)? {
+        // The scan shows them as they were before the step; this one event may have taken a row away.
+        match changed {
+            Some(changed) if record_row(&changed.source, &changed.record) == name => {}
+            _ if step.get::<IdentityRecord>(&name)?.is_none() => {}
+            _ => rows.push(row),
+        }
+    }
+    rows.extend(changed.cloned());
+    rows.sort_by(|a, b| (&a.source, &a.record).cmp(&(&b.source, &b.record)));
+    Ok(rows)
+}
+
+/// Where the identity stands between joining and leaving. False: the rules can't say, so nothing is decided.
+fn lifecycle(
+    step: &mut Step,
+    me: &Me,
+    kind: &KindRules,
+    head: &mut IdentityHead,
+    records: &[IdentityRecord],
+    attributes: &Attributes,
+) -> bool {
+    let anchored = records.iter().any(|row| row.source == kind.anchor);
+    let (phase, dated, next) = if anchored {
+        match kind.lifecycle(attributes, step.now) {
+            Ok(lifecycle) => (lifecycle.phase, lifecycle.since, lifecycle.next),
+            Err(error) => {
+                rule_failed(step, me, head, "lifecycle", None, &error);
+                return false;
+            }
+        }
+    } else {
+        (Phase::Ended, None, None)
+    };
+    rule_recovered(step, me, head, "lifecycle", None);
+    match next {
+        Some(due) => step.set_timer("lifecycle", due),
+        None => step.clear_timer("lifecycle"),
+    }
+    let before = head.phase.replace(phase);
+    head.ended = match (phase, head.ended) {
+        (Phase::Active, _) => None,
+        (_, Some(ended)) => Some(ended),
+        // The source event's time, or the end date if that is later.
+        (_, None) => Some(dated.map_or(step.cause.time, |dated| dated.max(step.cause.time))),
+    };
+    let decision = match (before, phase) {
+        (None | Some(Phase::Future), Phase::Active) => Some(DecisionKind::Joined),
+        (Some(Phase::Ended), Phase::Active) => Some(DecisionKind::Rehired),
+        (Some(Phase::Active), Phase::Ended) => Some(DecisionKind::Left),
+        _ => None,
+    };
+    if let Some(decision) = decision {
+        step.decide(me.tenant, Some(me.identity), decision);
+    }
+    true
+}
+
+fn wanted(
+    step: &mut Step,
+    me: &Me,
+    kind: &KindRules,
+    head: &mut IdentityHead,
+    target: &TargetRules,
+    attributes: &Attributes,
+    complete: bool,
+) -> Wanted {
+    if head.phase != Some(Phase::Active) {
+        return Wanted::Gone { effective: head.ended.unwrap_or(step.cause.time) };
+    }
+    if !complete {
+        // A second source's record that is missing is no evidence against anyone.
+        return Wanted::Unchanged;
+    }
+    match target.wants(&kind.name, attributes) {
+        Ok(wants) => {
+            rule_recovered(step, me, head, target.name.as_str(), Some(&target.name));
+            match wants {
+                Some(desired) => Wanted::Present(desired),
+                None => Wanted::Gone { effective: step.cause.time },
+            }
+        }
+        Err(error) => {
+            rule_failed(step, me, head, target.name.as_str(), Some(&target.name), &error);
+            Wanted::Unchanged
+        }
+    }
+}
+
+/// Access is wanted: whatever was on its way to remove it is called back.
+fn want(step: &mut Step, me: &Me, target: &TargetRules, row: &mut AccountRow, desired: Desired) {
+    if let Removal::Asked { epoch, .. } | Removal::Held { epoch, .. } = row.removal {
+        step.send(Address::guard(me.tenant.clone()), Body::Withdraw { account: row.account.clone(), epoch });
+    }
+    row.removal = Removal::None;
+    if row.clock.is_some() {
+        stop_clock(step, me, row, DecisionKind::DeprovisionCancelled);
+    }
+    if row.delete_due.take().is_some() {
+        step.clear_timer(delete_timer(&row.target));
+    }
+    if let Some(op) = row.op_towards(&desired) {
+        if op == Op::Update {
+            decide_account(step, me, row, DecisionKind::Moved);
+        }
+        command(step, me, target, row, op, desired);
+    }
+}
+
+/// Access is not wanted: the clock starts, and the Guard is asked.
+fn remove(
+    step: &mut Step,
+    me: &Me,
+    target: &TargetRules,
+    head: &mut IdentityHead,
+    row: &mut AccountRow,
+    effective: Timestamp,
+    urgent: bool,
+) {
+    if row.state != AccountState::Present {
+        return;
+    }
+    let left = head.ended.is_some();
+    match row.removal {
+        Removal::None => {}
+        Removal::Rejected { left: before } if left && !before => {}
+        Removal::Held { epoch, op, .. } if urgent => {
+            step.send(Address::guard(me.tenant.clone()), Body::Withdraw { account: row.account.clone(), epoch });
+            decide_account(step, me, row, DecisionKind::Urgent);
+            ask_guard(step, me, head, row, op, true);
+            return;
+        }
+        Removal::Asked { .. } | Removal::Held { .. } | Removal::Rejected { .. } => return,
+    }
+    let deadline = effective.plus(target.deprovision_deadline);
+    row.clock = Some(Clock { effective, deadline, overdue: false, generation: None });
+    step.set_timer(deadline_timer(&row.target), deadline.max(step.now));
+    decide_account(step, me, row, DecisionKind::DeprovisionOpened { effective, deadline });
+    if urgent {
+        decide_account(step, me, row, DecisionKind::Urgent);
+    }
+    ask_guard(step, me, head, row, target.leaver.action, urgent);
+}
+
+fn ask_guard(step: &mut Step, me: &Me, head: &mut IdentityHead, row: &mut AccountRow, op: Op, urgent: bool) {
+    head.epoch += 1;
+    row.removal = Removal::Asked { epoch: head.epoch, op };
+    let request = Body::PermitRequest {
+        asker: me.address.clone(),
+        target: row.target.clone(),
+        account: row.account.clone(),
+        source: step.cause.source.clone(),
+        epoch: head.epoch,
+        urgent,
+    };
+    step.send(Address::guard(me.tenant.clone()), request);
+}
+
+/// The Guard has answered. An answer to a request that was withdrawn, or made again since, changes nothing.
+fn permit(step: &mut Step, me: &Me, target: &TargetName, epoch: u64, answer: PermitAnswer) -> Result<(), StepError> {
+    let name = AccountRow::row(target);
+    let Some(mut row) = step.get::<AccountRow>(&name)? else { return Ok(()) };
+    let Some(op) = row.asked(epoch) else { return Ok(()) };
+    match answer {
+        PermitAnswer::Held => {
+            row.removal = Removal::Held { epoch, op, since: step.now };
+            decide_account(step, me, &row, DecisionKind::Held);
+        }
+        PermitAnswer::Rejected { operation } => {
+            let left = step.get::<IdentityHead>(HEAD)?.is_some_and(|head| head.ended.is_some());
+            row.removal = Removal::Rejected { left };
+            if row.clock.is_some() {
+                stop_clock(step, me, &mut row, DecisionKind::DeprovisionRejected { operation });
+            }
+        }
+        PermitAnswer::Granted => carry_out(step, me, &mut row, op),
+        PermitAnswer::Released { operation } => {
+            decide_account(step, me, &row, DecisionKind::Released { operation });
+            carry_out(step, me, &mut row, op);
+        }
+    }
+    step.put(name, &row);
+    Ok(())
+}
+
+/// Removes the access. That it is still unwanted is certain: whenever it becomes wanted the request is withdrawn.
+fn carry_out(step: &mut Step, me: &Me, row: &mut AccountRow, op: Op) {
+    row.removal = Removal::None;
+    let Some(target) = step.rules.target(&row.target) else { return };
+    let mut desired = row.desired.clone().unwrap_or_else(no_access);
+    desired.active = false;
+    command(step, me, target, row, op, desired);
+    match (op, target.leaver.delete_after) {
+        (Op::Disable, Some(grace)) => {
+            let effective = row.clock.as_ref().map_or(step.now, |clock| clock.effective);
+            let due = effective.plus(grace).max(step.now);
+            row.delete_due = Some(due);
+            step.set_timer(delete_timer(&row.target), due);
+        }
+        _ => row.delete_due = None,
+    }
+}
+
+fn no_access() -> Desired {
+    Desired { active: false, attributes: Attributes::default(), entitlements: crate::model::Entitlements::default() }
+}
+
+/// Issues the next generation.
+fn command(step: &mut Step, me: &Me, target: &TargetRules, row: &mut AccountRow, op: Op, desired: Desired) {
+    row.generation = row.generation.next();
+    let granted = row.desired.as_ref().map(|desired| desired.entitlements.groups.clone()).unwrap_or_default();
+    let revoked = granted.difference(&desired.entitlements.groups).cloned().collect();
+    if op.is_deprovision()
+        && let Some(clock) = &mut row.clock
+    {
+        clock.generation = Some(row.generation);
+    }
+    let deprovision = row.clock.as_ref().filter(|_| op.is_deprovision()).map(Clock::deprovision);
+    let within = if op.is_deprovision() { target.deprovision_deadline } else { target.provision_deadline };
+    let mut cause = step.cause.clone();
+    cause.bundle = Some(step.rules.hash().clone());
+    let command = Command {
+        tenant: me.tenant.clone(),
+        target: row.target.clone(),
+        account: row.account.clone(),
+        identity: me.identity.clone(),
+        intent: Intent::default_intent(),
+        routing_key: me.address.routing_key.clone(),
+        external_id: row.external_id.clone(),
+        generation: row.generation,
+        op,
+        desired: desired.clone(),
+        revoked,
+        match_on: target.match_on.clone(),
+        deadline: deprovision.map_or(cause.time.plus(within), |deprovision| deprovision.deadline),
+        deprovision,
+        issued: step.now,
+        cause,
+    };
+    row.state = match op {
+        Op::Create | Op::Update | Op::Enable => AccountState::Present,
+        Op::Disable => AccountState::Disabled,
+        Op::Delete => AccountState::Absent,
+        Op::Verify => row.state,
+    };
+    // Until a result says otherwise what is known of the target's account stays; a deleted one is forgotten with its result.
+    row.desired = Some(desired);
+    step.emit(Emission::Command(Box::new(command)));
+    decide_account(step, me, row, DecisionKind::Commanded { op });
+}
+
+fn take_result(step: &mut Step, me: &Me, result: ResultEvent) -> Result<(), StepError> {
+    let name = AccountRow::row(&result.target);
+    let Some(mut row) = step.get::<AccountRow>(&name)? else { return Ok(()) };
+    // A worker's word about a generation that was never issued is not believed.
+    if row.account != result.account || result.generation > row.generation {
+        return Ok(());
+    }
+    if result.outcome == Outcome::Verified {
+        row.external_id = if result.op == Op::Delete { None } else { result.external_id.clone().or(row.external_id) };
+    }
+    if result.generation == row.generation {
+        row.last = Some(LastResult {
+            generation: result.generation,
+            op: result.op,
+            outcome: result.outcome,
+            error: result.error,
+            at: result.at,
+        });
+        settle(step, me, &mut row, &result);
+    }
+    step.put(name, &row);
+    Ok(())
+}
+
+/// What the newest command's result means for clock, dead letter and drift.
+fn settle(step: &mut Step, me: &Me, row: &mut AccountRow, result: &ResultEvent) {
+    match result.outcome {
+        Outcome::Verified => {
+            decide_account(step, me, row, DecisionKind::AccountVerified { op: result.op });
+            if row.clock.as_ref().is_some_and(|clock| clock.generation == Some(result.generation)) {
+                let effective = row.clock.as_ref().map_or(result.at, |clock| clock.effective);
+                stop_clock(step, me, row, DecisionKind::DeprovisionVerified { effective, verified: result.at });
+            }
+            if std::mem::take(&mut row.dead) {
+                account_alert(step, me, row, AlertKind::DeadLetter, AlertState::Resolved, "carried out since");
+            }
+            if std::mem::take(&mut row.drifted) {
+                account_alert(step, me, row, AlertKind::Drift, AlertState::Resolved, "as commanded again");
+            }
+        }
+        Outcome::DeadLettered => {
+            let class = result.error.unwrap_or(crate::model::ErrorClass::UnknownOutcome);
+            if !std::mem::replace(&mut row.dead, true) {
+                let message =
+                    format!("{} can't be carried out ({class}); see `lockstep dlq show {}`", result.op, row.account);
+                account_alert(step, me, row, AlertKind::DeadLetter, AlertState::Raised, &message);
+            }
+            decide_account(step, me, row, DecisionKind::DeadLettered { error: class });
+        }
+        Outcome::Drifted => {
+            if !std::mem::replace(&mut row.drifted, true) {
+                account_alert(
+                    step,
+                    me,
+                    row,
+                    AlertKind::Drift,
+                    AlertState::Raised,
+                    "the target undid what was verified; it is being re-applied",
+                );
+            }
+            if result.op.is_deprovision() && row.clock.is_none() && row.state != AccountState::Present {
+                reopen_clock(step, me, row, result);
+            }
+        }
+        Outcome::Accepted | Outcome::FalseSuccess | Outcome::Parked | Outcome::Superseded => {}
+    }
+}
+
+/// A leaver who was out is in again: the clock runs from when that was seen.
+fn reopen_clock(step: &mut Step, me: &Me, row: &mut AccountRow, result: &ResultEvent) {
+    let within = step.rules.target(&row.target).map_or(Duration::ZERO, |target| target.deprovision_deadline);
+    let (effective, deadline) = (result.at, result.at.plus(within));
+    row.clock = Some(Clock { effective, deadline, overdue: false, generation: Some(result.generation) });
+    step.set_timer(deadline_timer(&row.target), deadline);
+    decide_account(step, me, row, DecisionKind::DeprovisionOpened { effective, deadline });
+}
+
+fn stop_clock(step: &mut Step, me: &Me, row: &mut AccountRow, why: DecisionKind) {
+    let Some(clock) = row.clock.take() else { return };
+    step.clear_timer(deadline_timer(&row.target));
+    if clock.overdue {
+        let message = match why {
+            DecisionKind::DeprovisionVerified { .. } => "verified: access is removed",
+            DecisionKind::DeprovisionRejected { .. } => "an operator decided to keep the access",
+            _ => "access is wanted again",
+        };
+        account_alert(step, me, row, AlertKind::DeprovisionOverdue, AlertState::Resolved, message);
+    }
+    decide_account(step, me, row, why);
+}
+
+fn timer(step: &mut Step, me: &Me, name: &str, due: Timestamp) -> Result<(), StepError> {
+    match name.split_once('/') {
+        None => evaluate(step, me, None), // lifecycle
+        Some(("deadline", target)) => deadline_passed(step, me, &TargetName::from(target)),
+        Some(("delete", target)) => delete_due(step, me, &TargetName::from(target), due),
+        Some(_) => Ok(()), // a timer of another release: nothing is known to be due
+    }
+}
+
+fn deadline_passed(step: &mut Step, me: &Me, target: &TargetName) -> Result<(), StepError> {
+    let name = AccountRow::row(target);
+    let Some(mut row) = step.get::<AccountRow>(&name)? else { return Ok(()) };
+    let Some(clock) = &mut row.clock else { return Ok(()) };
+    step.set_timer(deadline_timer(target), step.now.plus(OVERDUE_REARM));
+    if std::mem::replace(&mut clock.overdue, true) {
+        return Ok(());
+    }
+    let waits = match (&row.removal, row.dead) {
+        (Removal::Held { .. } | Removal::Asked { .. }, _) => "held by the Guard; see `lockstep guard list`",
+        (_, true) => "a dead letter; see `lockstep dlq list`",
+        _ => "not verified by the target yet",
+    };
+    let message = format!("access should have been removed by {}: {waits}", clock.deadline);
+    account_alert(step, me, &row, AlertKind::DeprovisionOverdue, AlertState::Raised, &message);
+    step.put(name, &row);
+    Ok(())
+}
+
+/// The grace after a disable is over.
+fn delete_due(step: &mut Step, me: &Me, target: &TargetName, due: Timestamp) -> Result<(), StepError> {
+    let name = AccountRow::row(target);
+    let (Some(mut row), Some(mut head)) = (step.get::<AccountRow>(&name)?, step.get::<IdentityHead>(HEAD)?) else {
+        return Ok(());
+    };
+    if row.state != AccountState::Disabled || row.delete_due != Some(due) || row.removal != Removal::None {
+        return Ok(());
+    }
+    row.delete_due = None;
+    ask_guard(step, me, &mut head, &mut row, Op::Delete, false);
+    step.put(name, &row);
+    step.put(HEAD, &head);
+    Ok(())
+}
+
+/// Issues afresh what the account's current state asks for.
+fn redrive(step: &mut Step, me: &Me, target: &TargetName, operation: &str) -> Result<(), StepError> {
+    let name = AccountRow::row(target);
+    let Some(mut row) = step.get::<AccountRow>(&name)? else { return Ok(()) };
+    let Some(rules) = step.rules.target(target) else { return Ok(()) };
+    decide_account(step, me, &row, DecisionKind::Redriven { operation: operation.to_owned() });
+    let op = match (row.state, row.external_id.is_some()) {
+        (AccountState::Present, false) => Op::Create,
+        (AccountState::Present, true) => Op::Enable,
+        (AccountState::Disabled, _) => Op::Disable,
+        (AccountState::Absent, _) => Op::Delete,
+    };
+    let mut desired = row.desired.clone().unwrap_or_else(no_access);
+    desired.active = !op.is_deprovision();
+    command(step, me, rules, &mut row, op, desired);
+    step.put(name, &row);
+    // A rule that was mended since may want something else by now.
+    evaluate(step, me, None)
+}
+
+fn drop_dead_letter(step: &mut Step, me: &Me, target: &TargetName, operation: &str) -> Result<(), StepError> {
+    let name = AccountRow::row(target);
+    let Some(mut row) = step.get::<AccountRow>(&name)? else { return Ok(()) };
+    if std::mem::take(&mut row.dead) {
+        account_alert(step, me, &row, AlertKind::DeadLetter, AlertState::Resolved, "given up by an operator");
+    }
+    decide_account(step, me, &row, DecisionKind::Dropped { operation: operation.to_owned() });
+    step.emit(Emission::DeadLetterClosed { target: target.clone(), account: row.account.clone() });
+    step.put(name, &row);
+    Ok(())
+}
+
+fn rule_failed(
+    step: &mut Step,
+    me: &Me,
+    head: &mut IdentityHead,
+    name: &str,
+    target: Option<&TargetName>,
+    error: &RuleError,
+) {
+    if head.failing.insert(name.to_owned()) {
+        let kind = DecisionKind::RuleFailed { rule: error.rule.clone(), reason: error.reason.clone() };
+        step.decide(me.tenant, Some(me.identity), kind);
+        rule_alert(step, me, name, target, AlertState::Raised, format!("{}: {}", error.rule, error.reason));
+    }
+}
+
+fn rule_recovered(step: &mut Step, me: &Me, head: &mut IdentityHead, name: &str, target: Option<&TargetName>) {
+    if head.failing.remove(name) {
+        rule_alert(step, me, name, target, AlertState::Resolved, "the rule gives an answer again".to_owned());
+    }
+}
+
+fn rule_alert(step: &mut Step, me: &Me, name: &str, target: Option<&TargetName>, state: AlertState, message: String) {
+    step.alert(Alert {
+        key: format!("rule/{}/{name}", me.identity),
+        kind: AlertKind::RuleFailed,
+        state,
+        tenant: me.tenant.clone(),
+        identity: Some(me.identity.clone()),
+        target: target.cloned(),
+        account: None,
+        message,
+        since: step.now,
+        at: step.now,
+    });
+}
+
+fn account_alert(step: &mut Step, me: &Me, row: &AccountRow, kind: AlertKind, state: AlertState, message: &str) {
+    let name = match kind {
+        AlertKind::DeprovisionOverdue => "deprovision",
+        AlertKind::DeadLetter => "dead-letter",
+        _ => "drift",
+    };
+    let since = row.clock.as_ref().map_or(step.now, |clock| clock.effective);
+    step.alert(Alert {
+        key: format!("{name}/{}", row.account),
+        kind,
+        state,
+        tenant: me.tenant.clone(),
+        identity: Some(me.identity.clone()),
+        target: Some(row.target.clone()),
+        account: Some(row.account.clone()),
+        message: message.to_owned(),
+        since,
+        at: step.now,
+    });
+}
+
+fn decide_account(step: &mut Step, me: &Me, row: &AccountRow, kind: DecisionKind) {
+    step.emit(Emission::Decision(Decision {
+        tenant: me.tenant.clone(),
+        identity: Some(me.identity.clone()),
+        target: Some(row.target.clone()),
+        account: Some(row.account.clone()),
+        generation: (row.generation != Generation::default()).then_some(row.generation),
+        kind,
+        cause: step.cause.event.clone(),
+        source_time: step.cause.time,
+        at: step.now,
+    }));
+}
+
+fn record_row(source: &SourceName, record: &RecordId) -> String {
+    format!("record/{source}/{record}")
+}
+
+fn deadline_timer(target: &TargetName) -> String {
+    format!("deadline/{target}")
+}
+
+fn delete_timer(target: &TargetName) -> String {
+    format!("delete/{target}")
+}

@@ -1,0 +1,134 @@
+//! Keys of the state topic and of the local stores: one for each row of each entity.
+//!
+//! A tag for the kind, then the parts of the entity's key, each behind its length, then the row's name to the end. So all
+//! rows of an entity lie side by side, all entities of a tenant and kind do, and no two keys can run into one another.
+//!
+//! Rows whose name begins with `~` belong to the runtime: timers, quarantine. Entities never name a row so.
+
+use crate::model::{EntityKey, IdentityId, RecordId, RoutingKey, SourceName, TenantId};
+
+/// The row that says an entity is quarantined.
+pub const QUARANTINE: &str = "~q";
+/// Messages that wait for a quarantined entity, in order: `~w/<16 hex digits>`.
+pub const WAITING: &str = "~w/";
+/// Timers: `~t/<name>`; the value is the due time.
+pub const TIMER: &str = "~t/";
+/// An entity's head.
+pub const HEAD: &str = "";
+
+const META: u8 = b'm';
+const RECORD: u8 = b'r';
+const IDENTITY: u8 = b'i';
+const INDEX: u8 = b'x';
+const GUARD: u8 = b'g';
+const ROUTE: u8 = b'o';
+
+/// The key of a row that belongs to the partition itself.
+pub fn meta(name: &str) -> Vec<u8> {
+    let mut key = vec![META];
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+pub fn is_meta(key: &[u8]) -> bool {
+    key.first() == Some(&META)
+}
+
+/// All rows of an entity begin with this.
+pub fn entity(entity: &EntityKey) -> Vec<u8> {
+    let (tag, parts): (u8, Vec<&str>) = match entity {
+        EntityKey::Record { tenant, source, record, route } => {
+            (RECORD, vec![&tenant.0, &source.0, &record.0, &route.0])
+        }
+        EntityKey::Identity { tenant, identity } => (IDENTITY, vec![&tenant.0, &identity.0]),
+        EntityKey::Index { tenant, attribute, value } => (INDEX, vec![&tenant.0, attribute, value]),
+        EntityKey::Guard { tenant } => (GUARD, vec![&tenant.0]),
+        EntityKey::Route { tenant, source, record } => (ROUTE, vec![&tenant.0, &source.0, &record.0]),
+    };
+    prefix(tag, &parts)
+}
+
+pub fn row(of: &EntityKey, row: &str) -> Vec<u8> {
+    let mut key = entity(of);
+    key.extend_from_slice(row.as_bytes());
+    key
+}
+
+/// All rows of all identities begin with this; with a tenant, of that tenant's.
+pub fn identities(tenant: Option<&TenantId>) -> Vec<u8> {
+    prefix(IDENTITY, &tenant.map(TenantId::as_str).into_iter().collect::<Vec<_>>())
+}
+
+/// All rows of all Guards begin with this.
+pub fn guards() -> Vec<u8> {
+    vec![GUARD]
+}
+
+/// Back from a key to its entity and row; None for rows of the partition itself and for what is no key of ours.
+pub fn parse(key: &[u8]) -> Option<(EntityKey, String)> {
+    let (tag, mut rest) = key.split_first()?;
+    let mut part = || -> Option<String> {
+        let (length, after) = rest.split_first_chunk::<2>()?;
+        let (text, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        rest = after;
+        String::from_utf8(text.to_vec()).ok()
+    };
+    let entity = match *tag {
+        RECORD => EntityKey::Record {
+            tenant: TenantId(part()?),
+            source: SourceName(part()?),
+            record: RecordId(part()?),
+            route: RoutingKey(part()?),
+        },
+        IDENTITY => EntityKey::Identity { tenant: TenantId(part()?), identity: IdentityId(part()?) },
+        INDEX => EntityKey::Index { tenant: TenantId(part()?), attribute: part()?, value: part()? },
+        GUARD => EntityKey::Guard { tenant: TenantId(part()?) },
+        ROUTE => EntityKey::Route { tenant: TenantId(part()?), source: SourceName(part()?), record: RecordId(part()?) },
+        _ => return None,
+    };
+    Some((entity, String::from_utf8(rest.to_vec()).ok()?))
+}
+
+/// Parts longer than 64 KiB can't come here: intake refuses ids and values of more than 1 KiB.
+fn prefix(tag: u8, parts: &[&str]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + parts.iter().map(|part| part.len() + 2).sum::<usize>());
+    key.push(tag);
+    for part in parts {
+        let length = u16::try_from(part.len()).expect("intake bounds the length of ids and correlation values");
+        key.extend_from_slice(&length.to_be_bytes());
+        key.extend_from_slice(part.as_bytes());
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_back_as_what_they_were_made_from() {
+        for of in [
+            EntityKey::Record { tenant: "a".into(), source: "hr".into(), record: "1/2".into(), route: "a/1".into() },
+            EntityKey::Identity { tenant: "a".into(), identity: "x".into() },
+            EntityKey::Index { tenant: "a".into(), attribute: "mail".into(), value: "ü@x".into() },
+            EntityKey::Guard { tenant: "a".into() },
+            EntityKey::Route { tenant: "".into(), source: "hr".into(), record: "~".into() },
+        ] {
+            for name in ["", "account/directory", "~t/x"] {
+                assert_eq!(parse(&row(&of, name)), Some((of.clone(), name.to_owned())));
+            }
+        }
+        assert_eq!(parse(&meta("bundle")), None);
+        assert_eq!(parse(b""), None);
+        assert_eq!(parse(b"i\x00\x09abc"), None);
+    }
+
+    #[test]
+    fn a_tenants_prefix_holds_no_other_tenants_rows() {
+        let of = |tenant: &str| entity(&EntityKey::Identity { tenant: tenant.into(), identity: "x".into() });
+        let prefix = identities(Some(&"ab".into()));
+        assert!(of("ab").starts_with(&prefix));
+        assert!(!of("abc").starts_with(&prefix));
+        assert!(!of("a").starts_with(&prefix));
+    }
+}

@@ -1,0 +1,388 @@
+//! Record: one entry of one source, and its way to the identity it belongs to.
+//!
+//! It keeps its position in the source's order and its content, so redelivered, out-of-order and empty changes go no
+//! further. An anchor's record mints its identity and holds its correlation values in the Index; any other finds its identity
+//! there, by the kind's keys in their order.
+
+use super::key::HEAD;
+use super::step::{Step, StepError};
+use crate::model::{
+    Address, Alert, AlertKind, AlertState, Attributes, Body, DecisionKind, EventId, IdentityId, RecordChange, RecordId,
+    RouteVerdict, RoutingKey, SourceEvent, SourceName, TenantId, Timestamp, Value,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Event ids remembered for each record: enough for a producer's retries and a poller's overlap.
+const REMEMBERED_EVENTS: usize = 16;
+/// Longest correlation value, in bytes; a longer one is no key.
+const MAX_VALUE_BYTES: usize = 1024;
+/// What systems write when they have no value. Two people with the mail "n/a" are not one.
+const NULL_LIKE: [&str; 9] = ["", "-", "n/a", "na", "null", "none", "nil", "unknown", "undefined"];
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RecordHead {
+    pub order: Option<i64>,
+    pub recent: VecDeque<EventId>,
+    pub present: bool,
+    pub attributes: Attributes,
+    /// The source's time of the last change that was taken.
+    pub time: Timestamp,
+    pub route: Route,
+    /// Rises with every new question to the Index; answers to older ones are not used.
+    pub epoch: u64,
+    /// Correlation values held (by an anchor's record) or asked for (by any other), by attribute.
+    pub values: BTreeMap<String, String>,
+    /// The Index's answers in this epoch, by attribute.
+    pub answers: BTreeMap<String, Vec<Address>>,
+    pub link: Link,
+}
+
+/// Whether this route may speak for the record id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Route {
+    /// Not asked for: the source routes by the record id itself, or this is the first event.
+    #[default]
+    Free,
+    Claimed,
+    Granted,
+    MovedTo(RoutingKey),
+    Disputed,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Link {
+    #[default]
+    Unlinked,
+    Linked(Address),
+    /// Several identities hold the value; the record stays with whom it had, if any.
+    Disputed {
+        kept: Option<Address>,
+    },
+}
+
+impl Link {
+    pub fn identity(&self) -> Option<&Address> {
+        match self {
+            Self::Linked(to) | Self::Disputed { kept: Some(to) } => Some(to),
+            Self::Unlinked | Self::Disputed { kept: None } => None,
+        }
+    }
+}
+
+/// The record that this step is about.
+struct Me<'a> {
+    routing_key: &'a RoutingKey,
+    tenant: &'a TenantId,
+    source: &'a SourceName,
+    record: &'a RecordId,
+    anchor: bool,
+    correlate: &'a [String],
+}
+
+pub(super) fn step(
+    step: &mut Step,
+    routing_key: &RoutingKey,
+    tenant: &TenantId,
+    source: &SourceName,
+    record: &RecordId,
+    body: Body,
+) -> Result<(), StepError> {
+    let Some(kind) = step.rules.kind_of(source) else {
+        // The rules no longer know this source: what it says changes nobody. Its topic is not read either.
+        return Ok(());
+    };
+    let (anchor, correlate) = (kind.anchor == *source, kind.correlate.as_slice());
+    let me = Me { routing_key, tenant, source, record, anchor, correlate };
+    let mut head = step.get::<RecordHead>(HEAD)?.unwrap_or_default();
+    match body {
+        Body::Source(event) => take(step, &me, &mut head, event),
+        Body::Holders { attribute, value, epoch, holders } => {
+            if epoch == head.epoch && head.values.get(&attribute) == Some(&value) {
+                head.answers.insert(attribute, holders);
+                relink(step, &me, &mut head);
+            }
+        }
+        Body::Routed { verdict } => routed(step, &me, &mut head, verdict),
+        _ => {
+            return Err(StepError::Misdirected {
+                entity: "record",
+                message: "anything but its source, index or route",
+            });
+        }
+    }
+    step.put(HEAD, &head);
+    Ok(())
+}
+
+fn take(step: &mut Step, me: &Me, head: &mut RecordHead, event: SourceEvent) {
+    if head.recent.contains(&event.id) {
+        return;
+    }
+    head.recent.push_back(event.id.clone());
+    if head.recent.len() > REMEMBERED_EVENTS {
+        head.recent.pop_front();
+    }
+    if let (Some(order), Some(last)) = (event.order, head.order)
+        && order < last
+    {
+        return;
+    }
+    head.order = event.order.or(head.order);
+    let (present, attributes) = match event.change {
+        RecordChange::Replace(attributes) => (true, attributes),
+        RecordChange::Merge(changed) => (true, merge(&head.attributes, changed)),
+        // The last content stays: who this was is still needed to find and disable the accounts.
+        RecordChange::Remove => (false, head.attributes.clone()),
+    };
+    if head.present == present && head.attributes == attributes {
+        return;
+    }
+    (head.present, head.attributes, head.time) = (present, attributes, event.time);
+    match head.route {
+        Route::Free if step.rules.source(me.source).is_some_and(|source| source.route_by.is_some()) => {
+            head.route = Route::Claimed;
+            let route = Address::route(me.tenant.clone(), me.source.clone(), me.record.clone());
+            step.send(route, Body::Claim { record: me.address(), movable: !me.anchor });
+        }
+        Route::Free | Route::Granted => publish(step, me, head),
+        // An old route that hears of the record again claims it back.
+        Route::MovedTo(_) => {
+            head.route = Route::Claimed;
+            let route = Address::route(me.tenant.clone(), me.source.clone(), me.record.clone());
+            step.send(route, Body::Claim { record: me.address(), movable: !me.anchor });
+        }
+        Route::Claimed | Route::Disputed => {}
+    }
+}
+
+fn merge(current: &Attributes, changed: Attributes) -> Attributes {
+    let mut merged = current.clone();
+    for (name, value) in changed.0 {
+        match value {
+            Value::Null => merged.remove(&name),
+            value => merged.insert(name, value),
+        };
+    }
+    merged
+}
+
+fn routed(step: &mut Step, me: &Me, head: &mut RecordHead, verdict: RouteVerdict) {
+    match verdict {
+        RouteVerdict::Granted => {
+            head.route = Route::Granted;
+            publish(step, me, head);
+        }
+        RouteVerdict::MovedTo(to) => {
+            head.route = Route::MovedTo(to);
+            ask(step, me, head, BTreeMap::new());
+            if let Some(identity) = head.link.identity().cloned() {
+                step.send(identity, me.gone(head.time));
+            }
+            head.link = Link::Unlinked;
+        }
+        RouteVerdict::Disputed { .. } => {
+            head.route = Route::Disputed;
+            dispute(
+                step,
+                me,
+                AlertState::Raised,
+                "the record's routing attribute changed, which its source promised it never does; \
+                 its identity stays with the former value. restore the value at the source, or remove the record there and send it anew",
+            );
+        }
+    }
+}
+
+/// Tells the identity how the record is now, and keeps the Index in step with its correlation values.
+fn publish(step: &mut Step, me: &Me, head: &mut RecordHead) {
+    let values = correlation_values(me.correlate, &head.attributes);
+    if me.anchor {
+        let identity = me.minted();
+        if head.link == Link::Unlinked {
+            head.link = Link::Linked(identity.clone());
+            if let crate::model::EntityKey::Identity { identity, .. } = &identity.entity {
+                step.decide(me.tenant, Some(identity), DecisionKind::IdentityMinted);
+            }
+        }
+        hold(step, me, head, values, &identity);
+        let body = if head.present { me.changed(head) } else { me.gone(head.time) };
+        step.send(identity, body);
+        return;
+    }
+    if values != head.values {
+        ask(step, me, head, values);
+    }
+    if let Some(identity) = head.link.identity().cloned() {
+        let body = if head.present { me.changed(head) } else { me.gone(head.time) };
+        step.send(identity, body);
+    }
+}
+
+/// An anchor's record holds its values; what a leaver held stays held, so that their other records still find them.
+fn hold(step: &mut Step, me: &Me, head: &mut RecordHead, values: BTreeMap<String, String>, identity: &Address) {
+    if !head.present {
+        return;
+    }
+    for (attribute, value) in &values {
+        if head.values.get(attribute) != Some(value) {
+            step.send(Address::index(me.tenant.clone(), attribute, value), Body::Hold { holder: identity.clone() });
+        }
+    }
+    for (attribute, value) in &head.values {
+        if values.get(attribute) != Some(value) {
+            step.send(Address::index(me.tenant.clone(), attribute, value), Body::Release { holder: identity.clone() });
+        }
+    }
+    head.values = values;
+}
+
+/// Any other record asks who holds its values, under a new epoch.
+fn ask(step: &mut Step, me: &Me, head: &mut RecordHead, values: BTreeMap<String, String>) {
+    for (attribute, value) in &head.values {
+        if values.get(attribute) != Some(value) {
+            step.send(Address::index(me.tenant.clone(), attribute, value), Body::Forget { asker: me.address() });
+        }
+    }
+    head.epoch += 1;
+    head.answers.clear();
+    head.values = values;
+    for (attribute, value) in &head.values {
+        let find = Body::Find { asker: me.address(), epoch: head.epoch };
+        step.send(Address::index(me.tenant.clone(), attribute, value), find);
+    }
+}
+
+/// Decides by the answers so far, in the order of the kind's keys: the first key that anybody holds counts.
+fn relink(step: &mut Step, me: &Me, head: &mut RecordHead) {
+    let mut found: Option<&Vec<Address>> = None;
+    for attribute in me.correlate.iter().filter(|attribute| head.values.contains_key(*attribute)) {
+        match head.answers.get(attribute) {
+            None => return, // an earlier key has not been answered yet
+            Some(holders) if holders.is_empty() => {}
+            Some(holders) => {
+                found = Some(holders);
+                break;
+            }
+        }
+    }
+    let before = head.link.clone();
+    let kept = before.identity().cloned();
+    head.link = match found.map(Vec::as_slice) {
+        None => Link::Unlinked,
+        Some([only]) => Link::Linked(only.clone()),
+        Some(several) => Link::Disputed { kept: kept.clone().filter(|kept| several.contains(kept)) },
+    };
+    if head.link == before {
+        return;
+    }
+    match (&before, &head.link) {
+        (Link::Disputed { .. }, Link::Disputed { .. }) => {}
+        (_, Link::Disputed { .. }) => {
+            dispute(
+                step,
+                me,
+                AlertState::Raised,
+                "several identities hold the value this record is correlated by; it is linked to none of \
+                 them anew. correct the value at one of the sources",
+            );
+            step.decide(
+                me.tenant,
+                None,
+                DecisionKind::RecordDisputed { source: me.source.0.clone(), record: me.record.0.clone() },
+            );
+        }
+        (Link::Disputed { .. }, _) => dispute(step, me, AlertState::Resolved, "one identity holds the value now"),
+        _ => {}
+    }
+    let now = head.link.identity().cloned();
+    if now == kept {
+        return;
+    }
+    if let Some(old) = kept {
+        step.decide(
+            me.tenant,
+            identity_of(&old),
+            DecisionKind::RecordUnlinked { source: me.source.0.clone(), record: me.record.0.clone() },
+        );
+        step.send(old, me.gone(head.time));
+    }
+    if let Some(new) = now {
+        step.decide(
+            me.tenant,
+            identity_of(&new),
+            DecisionKind::RecordLinked { source: me.source.0.clone(), record: me.record.0.clone() },
+        );
+        let body = if head.present { me.changed(head) } else { me.gone(head.time) };
+        step.send(new, body);
+    }
+}
+
+fn dispute(step: &mut Step, me: &Me, state: AlertState, message: &str) {
+    step.alert(Alert {
+        key: format!("dispute/{}/{}/{}", me.tenant, me.source, me.record),
+        kind: AlertKind::RecordDisputed,
+        state,
+        tenant: me.tenant.clone(),
+        identity: None,
+        target: None,
+        account: None,
+        message: format!("record {}/{}: {message}", me.source, me.record),
+        since: step.now,
+        at: step.now,
+    });
+}
+
+fn identity_of(address: &Address) -> Option<&IdentityId> {
+    match &address.entity {
+        crate::model::EntityKey::Identity { identity, .. } => Some(identity),
+        _ => None,
+    }
+}
+
+fn correlation_values(correlate: &[String], attributes: &Attributes) -> BTreeMap<String, String> {
+    correlate
+        .iter()
+        .filter_map(|attribute| Some((attribute.clone(), normalised(attributes.get(attribute)?)?)))
+        .collect()
+}
+
+/// As compared: trimmed, lower case. None where it is no value at all.
+fn normalised(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::Text(text) => text.trim().to_lowercase(),
+        Value::Int(int) => int.to_string(),
+        _ => return None,
+    };
+    (!NULL_LIKE.contains(&text.as_str()) && text.len() <= MAX_VALUE_BYTES).then_some(text)
+}
+
+impl Me<'_> {
+    fn address(&self) -> Address {
+        Address::record(self.routing_key.clone(), self.tenant.clone(), self.source.clone(), self.record.clone())
+    }
+
+    fn minted(&self) -> Address {
+        let identity = IdentityId::of_anchor(self.tenant, self.source, self.record);
+        Address::identity(self.routing_key.clone(), self.tenant.clone(), identity)
+    }
+
+    fn changed(&self, head: &RecordHead) -> Body {
+        Body::RecordChanged {
+            source: self.source.clone(),
+            record: self.record.clone(),
+            attributes: head.attributes.clone(),
+            time: head.time,
+            route: self.routing_key.clone(),
+        }
+    }
+
+    fn gone(&self, time: Timestamp) -> Body {
+        Body::RecordGone {
+            source: self.source.clone(),
+            record: self.record.clone(),
+            time,
+            route: self.routing_key.clone(),
+        }
+    }
+}

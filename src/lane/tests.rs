@@ -1,0 +1,313 @@
+//! The lane as sentences: these commands and call ends, these calls and results.
+
+use super::*;
+use crate::model::{AccountId, Cause, Deprovision, Desired, Entitlements, IdentityId, Intent};
+
+fn policy() -> RetryPolicy {
+    RetryPolicy::new(Duration::from_secs(10), std::time::Instant::now())
+}
+
+fn command(generation: u64, op: Op) -> Box<Command> {
+    Box::new(Command {
+        tenant: "acme".into(),
+        target: "directory".into(),
+        account: AccountId::from("a"),
+        identity: IdentityId::from("i"),
+        intent: Intent::default_intent(),
+        routing_key: "acme/1".into(),
+        external_id: None,
+        generation: Generation(generation),
+        op,
+        desired: Desired {
+            active: !op.is_deprovision(),
+            attributes: Default::default(),
+            entitlements: Entitlements::default(),
+        },
+        revoked: Default::default(),
+        match_on: "userName".to_owned(),
+        deadline: Timestamp(0),
+        deprovision: op.is_deprovision().then_some(Deprovision { effective: Timestamp(1), deadline: Timestamp(2) }),
+        issued: Timestamp(0),
+        cause: Cause::own("test".to_owned(), Timestamp(0)),
+    })
+}
+
+fn failed(class: ErrorClass) -> Ended {
+    Ended::Failed { class, message: "no".to_owned(), retry_after: None }
+}
+
+fn verified() -> Ended {
+    Ended::Verified { external_id: Some("x".to_owned()) }
+}
+
+fn outcomes(effects: &[LaneEffect]) -> Vec<(u64, Outcome)> {
+    effects
+        .iter()
+        .filter_map(|effect| match effect {
+            LaneEffect::Result(result) => Some((result.generation.0, result.outcome)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A lane that has taken `commands` in at time 0.
+fn lane(commands: impl IntoIterator<Item = Box<Command>>) -> Lane {
+    let mut lane = Lane::default();
+    for command in commands {
+        lane.accept(command, Timestamp(0));
+    }
+    lane
+}
+
+#[test]
+fn nothing_at_or_below_the_generation_seen_is_taken() {
+    let mut lane = lane([command(2, Op::Update)]);
+    for generation in [1, 2] {
+        assert_eq!(lane.accept(command(generation, Op::Update), Timestamp(0)), Accepted::Stale, "{generation}");
+    }
+    lane.start(Timestamp(0)).unwrap();
+    lane.finish(verified(), Timestamp(1), &policy());
+    assert_eq!(lane.accept(command(2, Op::Disable), Timestamp(2)), Accepted::Stale, "also after it was applied");
+    assert_eq!(lane.accept(command(3, Op::Disable), Timestamp(2)), Accepted::Ready);
+}
+
+#[test]
+fn ten_waiting_updates_become_one_call_and_each_other_one_is_superseded() {
+    let mut lane = Lane::default();
+    let mut superseded = Vec::new();
+    for generation in 1..=10 {
+        if let Accepted::Superseding(result) = lane.accept(command(generation, Op::Update), Timestamp(0)) {
+            superseded.push((result.generation.0, result.outcome));
+        }
+    }
+    assert_eq!(superseded, (1..=9).map(|generation| (generation, Outcome::Superseded)).collect::<Vec<_>>());
+    assert_eq!(lane.start(Timestamp(0)).unwrap().command.generation, Generation(10));
+    assert_eq!(lane.start(Timestamp(0)), None, "one call at a time");
+}
+
+#[test]
+fn an_update_that_overtakes_its_create_makes_the_account() {
+    let mut lane = lane([command(1, Op::Create), command(2, Op::Update)]);
+    let call = lane.start(Timestamp(0)).unwrap();
+    assert_eq!((call.op, call.command.generation), (Op::Create, Generation(2)));
+}
+
+#[test]
+fn a_disable_that_overtakes_its_create_never_creates() {
+    let mut lane = lane([command(1, Op::Create), command(2, Op::Disable)]);
+    assert_eq!(lane.start(Timestamp(0)).unwrap().op, Op::Disable);
+    let mut lane = self::lane([command(3, Op::Disable)]);
+    lane.start(Timestamp(0)).unwrap();
+    lane.finish(failed(ErrorClass::MissingOnUpdate), Timestamp(0), &policy());
+    assert_eq!(lane.start(Timestamp(1 << 30)).unwrap().op, Op::Disable);
+}
+
+#[test]
+fn groups_that_an_overtaken_command_would_have_taken_away_are_still_taken_away() {
+    let mut first = command(1, Op::Update);
+    first.revoked = ["admins".to_owned(), "eng".to_owned()].into();
+    let mut second = command(2, Op::Update);
+    second.desired.entitlements.groups = ["eng".to_owned()].into();
+    let mut lane = lane([first, second]);
+    assert_eq!(lane.start(Timestamp(0)).unwrap().command.revoked, ["admins".to_owned()].into());
+}
+
+#[test]
+fn groups_to_be_taken_away_survive_any_number_of_commands_during_a_call() {
+    let mut create = command(1, Op::Create);
+    create.desired.entitlements.groups = ["admins".to_owned(), "eng".to_owned()].into();
+    let mut lane = lane([create]);
+    lane.start(Timestamp(0)).unwrap();
+    for (generation, revoked) in [(2, "admins"), (3, "eng"), (4, "eng")] {
+        let mut next = command(generation, Op::Update);
+        next.revoked = [revoked.to_owned()].into();
+        lane.accept(next, Timestamp(0));
+    }
+    lane.finish(verified(), Timestamp(1), &policy());
+    assert_eq!(lane.start(Timestamp(1)).unwrap().command.revoked, ["admins".to_owned(), "eng".to_owned()].into());
+}
+
+#[test]
+fn a_disable_takes_no_group_away_so_the_enable_after_it_does() {
+    let mut update = command(1, Op::Update);
+    update.revoked = ["admins".to_owned()].into();
+    let mut lane = lane([update, command(2, Op::Disable)]);
+    lane.start(Timestamp(0)).unwrap();
+    lane.finish(verified(), Timestamp(1), &policy());
+    lane.accept(command(3, Op::Enable), Timestamp(2));
+    assert_eq!(lane.start(Timestamp(2)).unwrap().command.revoked, ["admins".to_owned()].into());
+    lane.finish(verified(), Timestamp(3), &policy());
+    assert!(lane.owed.is_empty());
+}
+
+#[test]
+fn a_command_that_comes_during_a_call_runs_after_it() {
+    let mut lane = lane([command(1, Op::Create)]);
+    lane.start(Timestamp(0)).unwrap();
+    assert_eq!(lane.accept(command(2, Op::Disable), Timestamp(1)), Accepted::Ready);
+    assert_eq!(lane.due(), None);
+    let effects = lane.finish(verified(), Timestamp(2), &policy());
+    assert_eq!(outcomes(&effects), [(1, Outcome::Verified)]);
+    let call = lane.start(Timestamp(2)).unwrap();
+    assert_eq!((call.op, call.external_id.as_deref(), call.read_first), (Op::Disable, Some("x"), false));
+}
+
+#[test]
+fn a_failure_under_a_newer_command_is_not_retried_but_its_unknown_outcome_is_inherited() {
+    let mut lane = lane([command(1, Op::Create)]);
+    lane.start(Timestamp(0)).unwrap();
+    lane.accept(command(2, Op::Update), Timestamp(1));
+    let effects = lane.finish(failed(ErrorClass::UnknownOutcome), Timestamp(2), &policy());
+    assert_eq!(outcomes(&effects), [(1, Outcome::Superseded)]);
+    let call = lane.start(Timestamp(2)).unwrap();
+    assert!(call.read_first);
+    assert_eq!(call.op, Op::Create);
+}
+
+#[test]
+fn retries_are_parked_with_a_due_time_and_end_as_a_dead_letter() {
+    let policy = policy();
+    let mut lane = lane([command(1, Op::Create)]);
+    let mut now = Timestamp(0);
+    for attempt in 1..policy.attempts {
+        lane.start(now).unwrap();
+        let effects = lane.finish(failed(ErrorClass::ServerFault), now, &policy);
+        assert_eq!(outcomes(&effects), [(1, Outcome::Parked)], "attempt {attempt}");
+        let due = lane.due().expect("it waits with a due time");
+        assert!(due > now);
+        now = due;
+    }
+    assert!(lane.start(now).unwrap().read_first, "a server fault may have done it");
+    let effects = lane.finish(failed(ErrorClass::ServerFault), now, &policy);
+    assert_eq!(outcomes(&effects), [(1, Outcome::DeadLettered)]);
+    assert!(matches!(&effects[1], LaneEffect::DeadLetter(letter) if letter.attempts == policy.attempts));
+    assert_eq!(lane.due(), None);
+    lane.accept(command(2, Op::Update), now);
+    lane.start(now).unwrap();
+    assert_eq!(lane.finish(verified(), now, &policy)[1], LaneEffect::DeadLetterOver);
+}
+
+#[test]
+fn an_unknown_outcome_stays_unknown_until_it_was_read() {
+    let mut lane = lane([command(1, Op::Update)]);
+    for class in [ErrorClass::UnknownOutcome, ErrorClass::Unreachable] {
+        lane.start(Timestamp(1 << 40)).unwrap();
+        lane.finish(failed(class), Timestamp(0), &policy());
+    }
+    assert!(lane.start(Timestamp(1 << 40)).unwrap().read_first);
+}
+
+#[test]
+fn a_target_that_is_down_spends_no_attempts() {
+    let policy = policy();
+    let mut lane = lane([command(1, Op::Disable)]);
+    for i in 0..500 {
+        lane.start(Timestamp(i << 32)).unwrap();
+        let effects = lane.finish(failed(ErrorClass::Unreachable), Timestamp(i << 32), &policy);
+        assert_eq!(outcomes(&effects), [(1, Outcome::Parked)]);
+    }
+}
+
+#[test]
+fn retry_after_is_honoured_up_to_a_bound() {
+    let policy = policy();
+    for (asked, waits) in [(1_800, 1_800), (1 << 40, policy.longest_wait.as_secs() as i64)] {
+        let mut lane = lane([command(1, Op::Update)]);
+        lane.start(Timestamp(0)).unwrap();
+        let throttled = Ended::Failed {
+            class: ErrorClass::Throttled,
+            message: String::new(),
+            retry_after: Some(Duration::from_secs(asked)),
+        };
+        lane.finish(throttled, Timestamp(0), &policy);
+        assert_eq!(lane.due(), Some(Timestamp(waits * 1000)));
+    }
+}
+
+#[test]
+fn a_target_that_says_yes_and_does_nothing_is_tried_again() {
+    let mut lane = lane([command(1, Op::Disable)]);
+    lane.start(Timestamp(0)).unwrap();
+    let differs = Ended::Differs { names: vec!["active".to_owned()], external_id: Some("x".to_owned()) };
+    let effects = lane.finish(differs, Timestamp(0), &policy());
+    assert_eq!(outcomes(&effects), [(1, Outcome::FalseSuccess)]);
+    assert!(lane.due().is_some());
+    assert!(lane.checks.is_empty());
+}
+
+#[test]
+fn a_verified_deprovision_is_looked_at_again_three_times_and_mended_if_undone() {
+    let policy = policy();
+    let mut lane = lane([command(1, Op::Disable)]);
+    lane.start(Timestamp(0)).unwrap();
+    lane.finish(verified(), Timestamp(0), &policy);
+    let dues = [policy.call_timeout, LATER_CHECKS[0], LATER_CHECKS[1]].map(|wait| Timestamp(0).plus(wait));
+    assert_eq!(lane.checks, dues);
+    assert_eq!(lane.start(Timestamp(1)), None, "not yet");
+    let look = lane.start(dues[0]).unwrap();
+    assert!(look.check && look.read_first);
+    assert!(lane.finish(verified(), dues[0], &policy).is_empty());
+    lane.start(dues[1]).unwrap();
+    let undone = Ended::Differs { names: vec!["active".to_owned()], external_id: None };
+    let effects = lane.finish(undone, dues[1], &policy);
+    assert_eq!(outcomes(&effects), [(1, Outcome::Drifted)]);
+    let call = lane.start(dues[1]).unwrap();
+    assert_eq!((call.op, call.check), (Op::Disable, false));
+    lane.finish(verified(), dues[1], &policy);
+    assert_eq!(lane.checks.len(), 3);
+}
+
+#[test]
+fn a_rehire_ends_the_second_looks() {
+    let mut lane = lane([command(1, Op::Disable)]);
+    lane.start(Timestamp(0)).unwrap();
+    lane.finish(verified(), Timestamp(0), &policy());
+    lane.accept(command(2, Op::Enable), Timestamp(5));
+    lane.start(Timestamp(5)).unwrap();
+    lane.finish(verified(), Timestamp(6), &policy());
+    assert_eq!(lane.due(), None);
+}
+
+#[test]
+fn after_a_crash_what_ran_waits_out_its_time_and_is_read_first() {
+    let timeout = Duration::from_secs(10);
+    let mut lane = lane([command(1, Op::Create)]);
+    lane.start(Timestamp(1_000)).unwrap();
+    let mut restored: Lane = crate::model::envelope::open(&crate::model::envelope::seal(&lane)).unwrap();
+    restored.restore(timeout);
+    assert_eq!(restored.due(), Some(Timestamp(11_000)));
+    assert!(restored.start(Timestamp(11_000)).unwrap().read_first);
+
+    let mut waiting = self::lane([command(1, Op::Create)]);
+    waiting.restore(timeout);
+    assert_eq!(waiting.due(), Some(Timestamp(0)), "no call was made: no need to wait or to read");
+    assert!(!waiting.start(Timestamp(0)).unwrap().read_first);
+}
+
+#[test]
+fn after_a_crash_a_newer_command_inherits_the_wait() {
+    let mut lane = lane([command(1, Op::Create)]);
+    lane.start(Timestamp(1_000)).unwrap();
+    lane.accept(command(2, Op::Disable), Timestamp(2_000));
+    lane.restore(Duration::from_secs(10));
+    assert_eq!(lane.due(), Some(Timestamp(11_000)));
+    let call = lane.start(Timestamp(11_000)).unwrap();
+    assert_eq!((call.op, call.read_first), (Op::Disable, true));
+}
+
+#[test]
+fn a_command_that_comes_after_a_crash_waits_for_what_may_still_arrive() {
+    let mut lane = lane([command(1, Op::Disable)]);
+    lane.start(Timestamp(1_000)).unwrap();
+    lane.restore(Duration::from_secs(10));
+    lane.accept(command(2, Op::Enable), Timestamp(3_000));
+    assert_eq!(lane.due(), Some(Timestamp(11_000)));
+    assert!(lane.start(Timestamp(11_000)).unwrap().read_first);
+}
+
+#[test]
+fn leavers_come_first() {
+    let leaver = lane([command(1, Op::Disable)]);
+    let joiner = lane([command(1, Op::Create)]);
+    assert!(leaver.priority() < joiner.priority());
+}

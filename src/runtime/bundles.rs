@@ -1,0 +1,111 @@
+//! Rule bundles on the bus: their files by hash on `bundles`, and which one is current.
+//!
+//! One transaction writes a new bundle, says that it is current, and puts its hash into every inbox partition; each partition
+//! switches when it comes to that offset. So every process decides by the same rules at the same place in the log.
+
+use crate::bus::{Bus, BusError, Outgoing};
+use crate::model::topic::TopicNames;
+use crate::model::{BundleHash, InboxRecord, envelope};
+use crate::rules::{Bundle, SourceFile};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The key under which the current bundle's hash stands.
+const CURRENT: &[u8] = b"current";
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    files: Vec<(String, String)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error("the inbox switched to rule bundle {0}, which is not on the bundles topic: was the topic deleted?")]
+    Missing(String),
+    #[error("rule bundle {hash} from the bundles topic: {reason}")]
+    Unusable { hash: String, reason: String },
+}
+
+/// Bundles that this process has compiled, by hash.
+pub struct BundleStore {
+    bus: Arc<dyn Bus>,
+    topics: TopicNames,
+    compiled: BTreeMap<String, Arc<Bundle>>,
+}
+
+impl BundleStore {
+    pub fn new(bus: Arc<dyn Bus>, topics: TopicNames, own: Arc<Bundle>) -> Self {
+        Self { bus, topics, compiled: BTreeMap::from([(own.hash().0.clone(), own)]) }
+    }
+
+    /// Makes `own` the current bundle of the installation, unless it is already. True if it was made so now.
+    pub fn announce(&self, own: &Bundle, inbox_partitions: u32) -> Result<bool, BundleError> {
+        let hash = own.hash().0.as_bytes();
+        if self.stored()?.get(CURRENT).is_some_and(|current| current == hash) {
+            return Ok(false);
+        }
+        let files = own.files().iter().map(|file| (file.path.clone(), file.text.clone())).collect();
+        let record = |key: &[u8], value: Vec<u8>| Outgoing {
+            topic: self.topics.bundles(),
+            partition: Some(0),
+            key: Some(key.to_vec()),
+            value: Some(value),
+            headers: Vec::new(),
+        };
+        let switch = envelope::seal(&InboxRecord::Switch { bundle: own.hash().clone() });
+        let mut records = vec![record(hash, envelope::seal(&Stored { files })), record(CURRENT, hash.to_vec())];
+        records.extend((0..inbox_partitions).map(|partition| Outgoing {
+            topic: self.topics.inbox(),
+            partition: Some(partition),
+            key: None,
+            value: Some(switch.clone()),
+            headers: Vec::new(),
+        }));
+        self.bus.append(records)?;
+        Ok(true)
+    }
+
+    pub fn get(&mut self, hash: &str) -> Result<Arc<Bundle>, BundleError> {
+        if let Some(bundle) = self.compiled.get(hash) {
+            return Ok(Arc::clone(bundle));
+        }
+        let stored = self.stored()?;
+        let bytes = stored.get(hash.as_bytes()).ok_or_else(|| BundleError::Missing(hash.to_owned()))?;
+        let unusable = |reason: String| BundleError::Unusable { hash: hash.to_owned(), reason };
+        let Stored { files } = envelope::open(bytes).map_err(|error| unusable(error.to_string()))?;
+        let files: Vec<SourceFile> = files.into_iter().map(|(path, text)| SourceFile { path, text }).collect();
+        let bundle = Bundle::compile(&files).map_err(|faults| {
+            unusable(format!(
+                "this release finds {} faults in it; run its rules through `lockstep rules check`",
+                faults.len()
+            ))
+        })?;
+        if *bundle.hash() != BundleHash::from(hash) {
+            return Err(unusable("its content has another hash".to_owned()));
+        }
+        let bundle = Arc::new(bundle);
+        self.compiled.insert(hash.to_owned(), Arc::clone(&bundle));
+        Ok(bundle)
+    }
+
+    /// The topic by key; it is small: one record a bundle that was ever current, compacted.
+    fn stored(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, BusError> {
+        let topic = self.topics.bundles();
+        let end = self.bus.ends(&topic, 0)?;
+        let mut reader = self.bus.reader()?;
+        reader.seek(&topic, 0, end.start)?;
+        let mut rows = BTreeMap::new();
+        while reader.position(&topic, 0)? < end.end {
+            for record in reader.poll(100, Duration::from_millis(200))? {
+                if let (Some(key), Some(value)) = (record.key, record.value) {
+                    rows.insert(key, value);
+                }
+            }
+        }
+        Ok(rows)
+    }
+}

@@ -1,0 +1,505 @@
+//! The lane loop: a target's commands into lanes, lanes into calls, results and rows into one transaction.
+
+use crate::bus::{BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, Transaction};
+use crate::codec::public::{Public, PublicCodec, PublicError};
+use crate::codec::source::{self, Reason, Rejection};
+use crate::lane::{Accepted, Breaker, Call, Ended, Lane, LaneEffect, RetryPolicy};
+use crate::model::topic::TopicNames;
+use crate::model::{AccountId, Command, TargetName, Timestamp, envelope};
+use crate::rules::PublicFormat;
+use crate::runtime::{Now, restore};
+use crate::store::{Store, StoreError, Stores, Write};
+use crate::telemetry::Metrics;
+use crate::worker::call::Newest;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Commands read ahead of the calls in one turn: they cost a row each, and coalesce.
+const BATCH: BatchLimit = BatchLimit { records: 1_000, bytes: 4 << 20 };
+/// Rows looked through at once when a partition is taken up.
+const SCAN: usize = 1_000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Restore(#[from] crate::runtime::RestoreError),
+    #[error("encoding for topic {topic}: {error}")]
+    Codec { topic: String, error: PublicError },
+    #[error("topic {topic}: {error}")]
+    Unavailable { topic: String, error: PublicError },
+}
+
+#[derive(Clone, Debug)]
+pub struct LaneSettings {
+    pub topics: TopicNames,
+    pub target: TargetName,
+    pub group: String,
+    pub instance: String,
+    pub format: PublicFormat,
+    pub policy: RetryPolicy,
+    /// Calls under way at once.
+    pub concurrency: usize,
+    /// Largest record that `source-dead-letters` takes.
+    pub dead_letter_bytes: usize,
+}
+
+/// Which call of which assignment: what comes back for a partition that has gone since is not used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallId {
+    assignment: u64,
+    partition: u32,
+    account: AccountId,
+}
+
+/// A call that may be made now: the row that says so is committed.
+#[derive(Clone, Debug)]
+pub struct StartedCall {
+    pub id: CallId,
+    pub call: Call,
+}
+
+#[derive(Clone, Debug)]
+pub struct Completion {
+    pub id: CallId,
+    pub ended: Ended,
+}
+
+struct LanePartition {
+    store: Box<dyn Store>,
+    /// A lower bound of the changelog's end.
+    position: i64,
+    /// Lanes with something to do; the others rest in the store.
+    active: BTreeMap<AccountId, Lane>,
+    /// What waits in them, the most urgent first.
+    queue: BTreeSet<(u8, Timestamp, AccountId)>,
+}
+
+pub struct LaneLoop {
+    settings: LaneSettings,
+    bus: Arc<dyn Bus>,
+    stores: Arc<dyn Stores>,
+    codec: Arc<PublicCodec>,
+    metrics: Arc<Metrics>,
+    now: Now,
+    newest: Arc<Newest>,
+    session: Box<dyn Session>,
+    partitions: BTreeMap<u32, LanePartition>,
+    assignment: u64,
+    in_flight: BTreeSet<CallId>,
+    /// Ended calls whose result is not committed yet.
+    completions: Vec<Completion>,
+    breaker: Breaker,
+    /// No new calls: the worker is about to stop.
+    holding_back: bool,
+}
+
+/// What one turn is to commit.
+#[derive(Default)]
+struct Work {
+    transaction: Transaction,
+    rows: BTreeMap<(u32, AccountId), Lane>,
+    started: Vec<StartedCall>,
+}
+
+impl LaneLoop {
+    #[expect(clippy::too_many_arguments, reason = "the parts that a process is put together from")]
+    pub fn start(
+        settings: LaneSettings,
+        bus: Arc<dyn Bus>,
+        stores: Arc<dyn Stores>,
+        codec: Arc<PublicCodec>,
+        metrics: Arc<Metrics>,
+        newest: Arc<Newest>,
+        now: Now,
+    ) -> Result<Self, WorkerError> {
+        let membership = Membership {
+            group: settings.group.clone(),
+            instance: settings.instance.clone(),
+            topics: vec![settings.topics.commands(&settings.target)],
+        };
+        let session = bus.join(&membership)?;
+        Ok(Self {
+            settings,
+            bus,
+            stores,
+            codec,
+            metrics,
+            now,
+            newest,
+            session,
+            partitions: BTreeMap::new(),
+            assignment: 0,
+            in_flight: BTreeSet::new(),
+            completions: Vec::new(),
+            breaker: Breaker::default(),
+            holding_back: false,
+        })
+    }
+
+    pub fn is_ready(&self) -> bool {
+        !self.partitions.is_empty()
+    }
+
+    /// Calls under way.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Lanes with something to do now or later, not counting second looks.
+    pub fn waiting(&self) -> usize {
+        self.partitions
+            .values()
+            .flat_map(|partition| partition.active.values())
+            .filter(|lane| lane.is_running() || lane.priority() < 2)
+            .count()
+    }
+
+    /// Lanes whose newest command has not been tried yet, or is being tried. What failed and waits for another try is not
+    /// among them.
+    pub fn unsettled(&self) -> usize {
+        self.partitions
+            .values()
+            .flat_map(|partition| partition.active.values())
+            .filter(|lane| lane.is_unsettled())
+            .count()
+    }
+
+    /// Whether to start no further call, because the worker is about to stop.
+    pub fn hold_back(&mut self, holding_back: bool) {
+        self.holding_back = holding_back;
+    }
+
+    /// One turn: ended calls and new commands in, results and rows committed, calls to be made out.
+    pub fn turn(&mut self, ended: Vec<Completion>, wait: Duration) -> Result<Vec<StartedCall>, WorkerError> {
+        self.completions.extend(ended);
+        let wait = if self.completions.is_empty() { self.until_due(wait) } else { Duration::ZERO };
+        let records = match self.session.poll(BATCH, wait)? {
+            Poll::Assigned(partitions) => {
+                self.assigned(&partitions)?;
+                Vec::new()
+            }
+            Poll::Revoked(_) => {
+                self.revoked();
+                Vec::new()
+            }
+            Poll::Batch(records) => records,
+        };
+        let now = self.now.now();
+        let mut work = Work::default();
+        self.finish(&mut work, now)?;
+        for record in records {
+            work.transaction.offsets.insert((record.topic.clone(), record.partition), record.offset + 1);
+            self.accept(record, &mut work, now)?;
+        }
+        self.choose(&mut work, now);
+        let started = self.commit(work)?;
+        self.show();
+        Ok(started)
+    }
+
+    /// Leaves the group. Calls still under way are the next owner's to find out about.
+    pub fn stop(self) -> Result<(), WorkerError> {
+        Ok(self.session.leave()?)
+    }
+
+    fn finish(&mut self, work: &mut Work, now: Timestamp) -> Result<(), WorkerError> {
+        for completion in std::mem::take(&mut self.completions) {
+            if completion.id.assignment != self.assignment || !self.in_flight.contains(&completion.id) {
+                continue;
+            }
+            match &completion.ended {
+                Ended::Verified { .. } | Ended::Differs { .. } => self.breaker.succeeded(),
+                Ended::Failed { class, .. } => self.breaker.failed(*class, now),
+                Ended::Superseded => {}
+            }
+            let CallId { partition, account, .. } = completion.id.clone();
+            let mut lane = self.lane(partition, &account)?;
+            for effect in lane.finish(completion.ended.clone(), now, &self.settings.policy) {
+                let output = self.effect(&account, effect)?;
+                work.transaction.outputs.push(output);
+            }
+            self.set_lane(work, partition, account, lane);
+            self.completions.push(completion);
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, record: Incoming, work: &mut Work, now: Timestamp) -> Result<(), WorkerError> {
+        let command = match self.codec.decode::<Command>(record.value.as_deref().unwrap_or_default()) {
+            Ok(command) if command.target == self.settings.target => command,
+            Ok(_) => return self.reject(&record, "it is for another target", work),
+            Err(error) if error.is_transient() => {
+                return Err(WorkerError::Unavailable { topic: record.topic, error });
+            }
+            Err(error) => return self.reject(&record, &error.to_string(), work),
+        };
+        let account = command.account.clone();
+        let mut lane = self.lane(record.partition, &account)?;
+        let generation = command.generation;
+        match lane.accept(Box::new(command), now) {
+            Accepted::Stale => return Ok(()),
+            Accepted::Ready => {}
+            Accepted::Superseding(result) => {
+                let output = self.effect(&account, LaneEffect::Result(*result))?;
+                work.transaction.outputs.push(output);
+            }
+        }
+        self.newest.insert(account.clone(), generation);
+        self.set_lane(work, record.partition, account, lane);
+        Ok(())
+    }
+
+    fn reject(&self, record: &Incoming, detail: &str, work: &mut Work) -> Result<(), WorkerError> {
+        tracing::error!(
+            topic = record.topic,
+            partition = record.partition,
+            offset = record.offset,
+            detail,
+            "unusable command"
+        );
+        let topic = self.settings.topics.source_dead_letters();
+        let rejection = Rejection { reason: Reason::Unreadable, detail: detail.to_owned() };
+        work.transaction.outputs.push(source::dead_letter(&topic, record, &rejection, self.settings.dead_letter_bytes));
+        Ok(())
+    }
+
+    /// Marks the calls to be made: the most urgent lanes that are due, as many as concurrency and breaker allow.
+    fn choose(&mut self, work: &mut Work, now: Timestamp) {
+        let finished = self.completions.len();
+        let free = self.settings.concurrency.saturating_sub(self.in_flight.len().saturating_sub(finished));
+        let mut free = if self.holding_back { 0 } else { self.breaker.allows(free, now) };
+        let ids: Vec<u32> = self.partitions.keys().copied().collect();
+        let mut due: Vec<(u8, Timestamp, AccountId, u32)> = Vec::new();
+        for id in ids {
+            let queue = &self.partitions[&id].queue;
+            for priority in 0..=2u8 {
+                let from = (priority, Timestamp(i64::MIN), AccountId(String::new()));
+                let ready = queue.range(from..).take_while(|(at, when, _)| *at == priority && *when <= now);
+                due.extend(ready.take(free).map(|(at, when, account)| (*at, *when, account.clone(), id)));
+            }
+        }
+        due.sort();
+        for (_, _, account, partition) in due {
+            if free == 0 {
+                break;
+            }
+            let Some(mut lane) = self.partitions.get(&partition).and_then(|held| held.active.get(&account)).cloned()
+            else {
+                continue;
+            };
+            if let Some(call) = lane.start(now) {
+                self.newest.insert(account.clone(), lane.seen);
+                let id = CallId { assignment: self.assignment, partition, account: account.clone() };
+                self.set_lane(work, partition, account, lane);
+                work.started.push(StartedCall { id, call });
+                self.breaker.started();
+                free -= 1;
+            }
+        }
+    }
+
+    fn commit(&mut self, mut work: Work) -> Result<Vec<StartedCall>, WorkerError> {
+        if work.rows.is_empty() && work.transaction.outputs.is_empty() && work.transaction.offsets.is_empty() {
+            self.completions.clear();
+            return Ok(Vec::new());
+        }
+        let changelog = self.settings.topics.lanes(&self.settings.target);
+        let mut writes: BTreeMap<u32, Vec<Write>> = BTreeMap::new();
+        for ((partition, account), lane) in &work.rows {
+            let (key, value) = (account.0.clone().into_bytes(), Some(envelope::seal(lane)));
+            work.transaction.outputs.push(Outgoing {
+                topic: changelog.clone(),
+                partition: Some(*partition),
+                key: Some(key.clone()),
+                value: value.clone(),
+                headers: Vec::new(),
+            });
+            writes.entry(*partition).or_default().push(Write { key, value, timer: None });
+        }
+        match self.session.commit(work.transaction) {
+            Ok(()) => {}
+            Err(CommitError::Rewound(reason)) => {
+                self.metrics.rewinds_total.inc();
+                tracing::warn!(target_name = %self.settings.target, reason, "transaction aborted; its records come again");
+                // Ended calls stay in `completions` and are taken in again from the rows as they were.
+                let own: Vec<u32> = self.partitions.keys().copied().collect();
+                for partition in own {
+                    self.take_up(partition)?;
+                }
+                return Ok(Vec::new());
+            }
+            Err(CommitError::Bus(error)) => return Err(error.into()),
+        }
+        self.metrics.commits_total.inc();
+        for (id, writes) in writes {
+            let partition = self.partitions.get_mut(&id).expect("only own partitions are written");
+            partition.position += writes.len() as i64;
+            partition.store.apply(&writes, partition.position)?;
+        }
+        for completion in std::mem::take(&mut self.completions) {
+            self.in_flight.remove(&completion.id);
+            self.rest(&completion.id);
+        }
+        self.in_flight.extend(work.started.iter().map(|started| started.id.clone()));
+        Ok(work.started)
+    }
+
+    /// A lane with nothing to do leaves memory.
+    fn rest(&mut self, id: &CallId) {
+        let Some(partition) = self.partitions.get_mut(&id.partition) else { return };
+        if partition.active.get(&id.account).is_some_and(|lane| !lane.is_running() && lane.due().is_none()) {
+            partition.active.remove(&id.account);
+            self.newest.remove(&id.account);
+        }
+    }
+
+    fn lane(&self, partition: u32, account: &AccountId) -> Result<Lane, WorkerError> {
+        let Some(held) = self.partitions.get(&partition) else {
+            return Err(BusError::Failed {
+                doing: format!("taking a command of partition {partition}"),
+                reason: "a record came for a partition that was never assigned".to_owned(),
+            }
+            .into());
+        };
+        if let Some(lane) = held.active.get(account) {
+            return Ok(lane.clone());
+        }
+        let Some(row) = held.store.get(account.0.as_bytes())? else { return Ok(Lane::default()) };
+        Ok(self.open(account, &row))
+    }
+
+    /// A lane's row that can't be read starts anew: the fence is lost for this account, which the next full command heals.
+    fn open(&self, account: &AccountId, row: &[u8]) -> Lane {
+        envelope::open(row).unwrap_or_else(|error| {
+            tracing::error!(target_name = %self.settings.target, %account, %error, "a lane's row can't be read; it starts anew");
+            Lane::default()
+        })
+    }
+
+    fn set_lane(&mut self, work: &mut Work, partition: u32, account: AccountId, lane: Lane) {
+        let held = self.partitions.get_mut(&partition).expect("its lane was just looked up there");
+        if let Some(before) = held.active.get(&account)
+            && let Some(due) = before.due()
+        {
+            held.queue.remove(&(before.priority(), due, account.clone()));
+        }
+        if let Some(due) = lane.due() {
+            held.queue.insert((lane.priority(), due, account.clone()));
+        }
+        held.active.insert(account.clone(), lane.clone());
+        work.rows.insert((partition, account), lane);
+    }
+
+    fn effect(&self, account: &AccountId, effect: LaneEffect) -> Result<Outgoing, WorkerError> {
+        let dead_letters = self.settings.topics.dead_letters(&self.settings.target);
+        match effect {
+            LaneEffect::Result(result) => {
+                let labels = [result.tenant.as_str(), result.target.as_str(), result.outcome.as_str()];
+                self.metrics.results_total.of(labels).inc();
+                self.encode(self.settings.topics.results(), account, &result)
+            }
+            LaneEffect::DeadLetter(letter) => self.encode(dead_letters, account, letter.as_ref()),
+            LaneEffect::DeadLetterOver => Ok(Outgoing {
+                topic: dead_letters,
+                partition: None,
+                key: Some(account.0.clone().into_bytes()),
+                value: None,
+                headers: Vec::new(),
+            }),
+        }
+    }
+
+    fn encode<T: Public>(&self, topic: String, account: &AccountId, of: &T) -> Result<Outgoing, WorkerError> {
+        match self.codec.encode(self.settings.format, &topic, of) {
+            Ok(encoded) => Ok(Outgoing {
+                topic,
+                partition: None,
+                key: Some(account.0.clone().into_bytes()),
+                value: Some(encoded.value),
+                headers: encoded.headers,
+            }),
+            Err(error) => Err(WorkerError::Codec { topic, error }),
+        }
+    }
+
+    fn assigned(&mut self, partitions: &[(String, u32)]) -> Result<(), WorkerError> {
+        self.revoked();
+        for (_, partition) in partitions {
+            self.take_up(*partition)?;
+        }
+        tracing::info!(target_name = %self.settings.target, partitions = partitions.len(), waiting = self.waiting(), "assigned and restored");
+        Ok(())
+    }
+
+    fn revoked(&mut self) {
+        self.assignment += 1;
+        self.partitions.clear();
+        self.in_flight.clear();
+        self.completions.clear();
+        self.newest.clear();
+    }
+
+    /// Reads a partition's lanes back. What ran, and runs in this process no more, is reckoned as unknown.
+    fn take_up(&mut self, id: u32) -> Result<(), WorkerError> {
+        self.partitions.remove(&id);
+        let target = &self.settings.target;
+        let mut store = self.stores.open(&format!("lanes.{target}"), id)?;
+        let changelog = self.settings.topics.lanes(target);
+        let position = restore(self.bus.as_ref(), &changelog, id, store.as_mut(), self.now.now(), |_| {})?;
+        let mut partition = LanePartition { store, position, active: BTreeMap::new(), queue: BTreeSet::new() };
+        let mut from = Vec::new();
+        loop {
+            let rows = partition.store.scan(&[], &from, SCAN)?;
+            let Some((last, _)) = rows.last() else { break };
+            from = [last.as_slice(), &[0]].concat();
+            for (key, row) in rows {
+                let account = AccountId(String::from_utf8_lossy(&key).into_owned());
+                let mut lane = self.open(&account, &row);
+                let call = CallId { assignment: self.assignment, partition: id, account: account.clone() };
+                if !self.in_flight.contains(&call) {
+                    lane.restore(self.settings.policy.call_timeout);
+                }
+                if let Some(due) = lane.due() {
+                    partition.queue.insert((lane.priority(), due, account.clone()));
+                }
+                if lane.due().is_some() || lane.is_running() {
+                    self.newest.insert(account.clone(), lane.seen);
+                    partition.active.insert(account, lane);
+                }
+            }
+        }
+        self.partitions.insert(id, partition);
+        Ok(())
+    }
+
+    /// How long until something is to be done, at most `wait`.
+    fn until_due(&self, wait: Duration) -> Duration {
+        let now = self.now.now();
+        let mut wait = wait;
+        if self.in_flight.len() < self.settings.concurrency {
+            for partition in self.partitions.values() {
+                for priority in 0..=2u8 {
+                    let from = (priority, Timestamp(i64::MIN), AccountId(String::new()));
+                    let first = partition.queue.range(from..).next().filter(|(at, ..)| *at == priority);
+                    if let Some((_, due, _)) = first {
+                        let due = self.breaker.until().map_or(*due, |until| until.max(*due));
+                        wait = wait.min(due.since(now));
+                    }
+                }
+            }
+        }
+        wait
+    }
+
+    fn show(&self) {
+        let target = self.settings.target.as_str();
+        self.metrics.breaker_open.of([target]).set(i64::from(self.breaker.is_open()));
+        self.metrics.lanes.of([target, "waiting"]).set(self.waiting() as i64);
+        self.metrics.lanes.of([target, "running"]).set(self.in_flight.len() as i64);
+    }
+}
