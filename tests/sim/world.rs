@@ -151,7 +151,7 @@ impl World {
         });
         Self {
             seed,
-            bundle: Arc::new(story::bundle()),
+            bundle: Arc::new(story::bundle(seed)),
             targets: TARGETS.map(|target| (target, Arc::new(SimTarget::new(random.next())))).into(),
             story,
             bus,
