@@ -9,8 +9,9 @@ use crate::bus::{BusError, Outgoing};
 use crate::model::SourceName;
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use std::time::Duration;
 
 /// Largest body, unless a single event may be larger: what a client batches in one request, held in memory.
 const REQUEST_BYTES: usize = 8 << 20;
+/// Read beyond that of a body that is too large, so that its sender gets to hear why it is refused.
+const THROWN_AWAY_BYTES: usize = 32 << 20;
 /// Most events of one request: they are one transaction on the bus.
 const REQUEST_EVENTS: usize = 10_000;
 /// Longest a body may take to arrive.
@@ -50,7 +53,7 @@ pub(super) struct Parameters {
 }
 
 /// The most bytes that a request may have.
-pub(super) fn request_bytes(event_bytes: usize) -> usize {
+fn request_bytes(event_bytes: usize) -> usize {
     REQUEST_BYTES.max(event_bytes)
 }
 
@@ -99,7 +102,14 @@ pub(super) async fn append(api: &Arc<Api>, records: Vec<Outgoing>) -> Result<(),
             format!("an event has {bytes} bytes with its headers, the topic takes {limit}"),
             "send smaller events, or raise the topic's max.message.bytes",
         )),
-        Ok(Err(error)) => Err(Refusal::unavailable(format!("the bus took nothing: {error}"))),
+        Ok(Err(error @ BusError::Retriable { .. })) => {
+            Err(Refusal::unavailable(format!("the bus took nothing: {error}")))
+        }
+        Ok(Err(error)) => Err(Refusal::new(
+            StatusCode::BAD_GATEWAY,
+            format!("the bus took nothing: {error}"),
+            "mend that first, then send it again",
+        )),
         Err(_) => Err(Refusal::unavailable("the bus took nothing: the append ended in a bug, see the log")),
     }
 }
@@ -124,19 +134,37 @@ fn topic_of(intake: &EventIntake, source: &str, wanted: Option<String>) -> Resul
     }
 }
 
+/// The body, in whole. What is over the limit is read on for a while and thrown away: a client that is still sending would
+/// see its connection reset instead of the refusal.
 async fn body(request: Request, limit: usize) -> Result<Bytes, Refusal> {
-    match tokio::time::timeout(BODY_TIME_OUT, Bytes::from_request(request, &())).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Err(Refusal::too_large(format!("a request may have {limit} bytes"), "send the events in several requests"))
+    let read = async {
+        let mut stream = request.into_body().into_data_stream();
+        let (mut kept, mut length) = (Vec::new(), 0usize);
+        while let Some(chunk) = stream.next().await {
+            let chunk =
+                chunk.map_err(|_| Refusal::bad_request("the body ended before it was complete", "send it again"))?;
+            length += chunk.len();
+            if length <= limit {
+                kept.extend_from_slice(&chunk);
+            } else if length > limit + THROWN_AWAY_BYTES {
+                break;
+            }
         }
-        Ok(Err(_)) => Err(Refusal::bad_request("the body ended before it was complete", "send it again")),
-        Err(_) => Err(Refusal::new(
+        match length > limit {
+            true => Err(Refusal::too_large(
+                format!("a request may have {limit} bytes"),
+                "send the events in several requests",
+            )),
+            false => Ok(Bytes::from(kept)),
+        }
+    };
+    tokio::time::timeout(BODY_TIME_OUT, read).await.unwrap_or_else(|_| {
+        Err(Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
             format!("the body was not here within {} s", BODY_TIME_OUT.as_secs()),
             "send fewer events in a request",
-        )),
-    }
+        ))
+    })
 }
 
 fn content_type(headers: &HeaderMap) -> &str {

@@ -92,9 +92,8 @@ pub fn router(parts: Parts) -> Router {
     let appends = Arc::new(Semaphore::new(event::APPENDS));
     let api =
         Arc::new(Api { bus, topics, tenants, sources, event_bytes, token, model, codec, metrics, health, appends });
-    let events = Router::new()
-        .route("/v1/events/{source}", post(event::post))
-        .layer(DefaultBodyLimit::max(event::request_bytes(event_bytes)));
+    // Bounds its body itself.
+    let events = Router::new().route("/v1/events/{source}", post(event::post));
     let others = Router::new()
         .route("/v1/identities", get(query::identities))
         .route("/v1/identities/{id}", get(query::identity))

@@ -1,5 +1,7 @@
 //! `GET /v1/…`: the read model's answers. Lists come as `{"items": […], "next": cursor or null}`.
 
+use super::model::Rows;
+use super::view::AboutSomebody;
 use super::{Api, Refusal};
 use crate::model::{IdentityId, TargetName, TenantId, Timestamp};
 use axum::Json;
@@ -32,7 +34,7 @@ impl Filter {
     }
 
     /// A cut list, from the place that `after` counts.
-    fn page<T: Serialize>(&self, all: Vec<T>) -> Answer {
+    fn page<T>(&self, all: Vec<T>) -> Result<Page<T>, Refusal> {
         let from = match &self.after {
             None => 0,
             Some(after) => after.parse::<usize>().map_err(|_| bad_cursor())?,
@@ -41,19 +43,42 @@ impl Filter {
         let total = all.len();
         let next = (end < total).then(|| end.to_string());
         let items: Vec<T> = all.into_iter().skip(from).take(self.limit()).collect();
-        Ok(Json(json!({ "items": items, "next": next, "total": total })))
+        Ok(Page { items, next, total })
     }
+
+    /// The same, with the names of those who are shown.
+    fn named_page<T: AboutSomebody>(&self, rows: &Rows, all: Vec<T>) -> Result<Page<T>, Refusal> {
+        let mut page = self.page(all)?;
+        rows.name(&mut page.items);
+        Ok(page)
+    }
+}
+
+#[derive(Serialize)]
+struct Page<T> {
+    items: Vec<T>,
+    next: Option<String>,
+    total: usize,
+}
+
+/// Asks the rows on a thread of its own: a long list or a search must not hold up what else the process does.
+async fn asked<T: Serialize + Send + 'static>(
+    api: Arc<Api>,
+    question: impl FnOnce(&Api, &Rows) -> Result<T, Refusal> + Send + 'static,
+) -> Answer {
+    let asked = tokio::task::spawn_blocking(move || question(&api, &api.model.read()));
+    let answer = asked.await.map_err(|_| Refusal::unavailable("the question ended in a bug, see the log"))?;
+    Ok(Json(json!(answer?)))
 }
 
 pub(super) async fn identities(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
     let after = filter.after.as_deref().map(|text| from_hex(text).ok_or_else(bad_cursor)).transpose()?;
-    let limit = filter.limit();
-    // A search may read every identity: not on the threads that answer everything else.
-    let found = tokio::task::spawn_blocking(move || {
-        api.model.read().identities(filter.tenant.as_ref(), filter.q.as_deref(), after.as_deref(), limit)
-    });
-    let (items, next) = found.await.map_err(|_| Refusal::unavailable("the search ended in a bug, see the log"))?;
-    Ok(Json(json!({ "items": items, "next": next.map(|key| to_hex(&key)) })))
+    asked(api, move |_, rows| {
+        let (tenant, search) = (filter.tenant.as_ref(), filter.q.as_deref());
+        let (items, next) = rows.identities(tenant, search, after.as_deref(), filter.limit());
+        Ok(json!({ "items": items, "next": next.map(|key| to_hex(&key)) }))
+    })
+    .await
 }
 
 pub(super) async fn identity(
@@ -61,49 +86,58 @@ pub(super) async fn identity(
     Path(id): Path<String>,
     Query(filter): Query<Filter>,
 ) -> Answer {
-    let id = IdentityId(id);
-    let rows = api.model.read();
-    let tenants = api.tenants.iter().filter(|tenant| filter.tenant.as_ref().is_none_or(|wanted| wanted == *tenant));
-    for tenant in tenants {
-        if let Some(page) = rows.identity(tenant, &id) {
-            return Ok(Json(json!(page)));
-        }
-    }
-    Err(Refusal::not_found(
-        format!("no identity has the id {:?}", id.as_str()),
-        "search by name, mail or record id with `lockstep identities list --search TEXT` or GET /v1/identities?q=TEXT",
-    ))
+    asked(api, move |api, rows| {
+        let id = IdentityId(id);
+        let mut tenants = api.tenants.iter().filter(|tenant| is(filter.tenant.as_ref(), *tenant));
+        tenants.find_map(|tenant| rows.identity(tenant, &id)).ok_or_else(|| {
+            Refusal::not_found(
+                format!("no identity has the id {:?}", id.as_str()),
+                "search by name, mail or record id with `lockstep identities list --search TEXT` or GET \
+                 /v1/identities?q=TEXT",
+            )
+        })
+    })
+    .await
 }
 
 pub(super) async fn dead_letters(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
-    let all = api.model.read().dead_letter_lines(filter.tenant.as_ref(), filter.target.as_ref());
-    filter.page(all)
+    asked(api, move |_, rows| {
+        filter.named_page(rows, rows.dead_letter_lines(filter.tenant.as_ref(), filter.target.as_ref()))
+    })
+    .await
 }
 
 pub(super) async fn guard(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
-    let mut all = api.model.read().held(filter.tenant.as_ref());
-    all.retain(|held| filter.target.as_ref().is_none_or(|target| held.target == *target));
-    filter.page(all)
+    asked(api, move |_, rows| {
+        let mut all = rows.held(filter.tenant.as_ref());
+        all.retain(|held| is(filter.target.as_ref(), &held.target));
+        filter.named_page(rows, all)
+    })
+    .await
 }
 
 pub(super) async fn deprovisions(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
-    let now = Timestamp(jiff::Timestamp::now().as_millisecond());
-    let mut all = api.model.read().deprovisions(filter.tenant.as_ref(), now);
-    all.retain(|open| filter.target.as_ref().is_none_or(|target| open.target == *target));
-    let overdue = all.iter().filter(|open| open.overdue).count();
-    let mut page = filter.page(all)?;
-    page["overdue"] = overdue.into();
-    Ok(page)
+    asked(api, move |_, rows| {
+        let now = Timestamp(jiff::Timestamp::now().as_millisecond());
+        let mut all = rows.deprovisions(filter.tenant.as_ref(), now);
+        all.retain(|open| is(filter.target.as_ref(), &open.target));
+        let overdue = all.iter().filter(|open| open.overdue).count();
+        let Page { items, next, total } = filter.named_page(rows, all)?;
+        Ok(json!({ "items": items, "next": next, "total": total, "overdue": overdue }))
+    })
+    .await
 }
 
 pub(super) async fn quarantine(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
-    let all = api.model.read().quarantined(filter.tenant.as_ref());
-    filter.page(all)
+    asked(api, move |_, rows| filter.page(rows.quarantined(filter.tenant.as_ref()))).await
 }
 
 pub(super) async fn results(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
-    let all = api.model.read().recent_results(filter.tenant.as_ref(), filter.limit());
-    filter.page(all)
+    asked(api, move |_, rows| filter.named_page(rows, rows.recent_results(filter.tenant.as_ref()))).await
+}
+
+fn is<T: PartialEq>(wanted: Option<&T>, found: &T) -> bool {
+    wanted.is_none_or(|wanted| wanted == found)
 }
 
 fn bad_cursor() -> Refusal {
@@ -141,10 +175,11 @@ mod tests {
         let mut filter = Filter { limit: Some(2), ..Filter::default() };
         let mut seen = Vec::new();
         loop {
-            let page = filter.page(all.clone()).unwrap().0;
-            seen.extend(page["items"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32));
-            match page["next"].as_str() {
-                Some(next) => filter.after = Some(next.to_owned()),
+            let page = filter.page(all.clone()).unwrap();
+            assert_eq!(page.total, 5);
+            seen.extend(page.items);
+            match page.next {
+                Some(next) => filter.after = Some(next),
                 None => break,
             }
         }

@@ -316,6 +316,7 @@ fn identities_are_listed_searched_and_shown_as_they_change() {
 fn an_open_deprovision_is_shown_until_its_clock_stops() {
     let api = Running::start();
     api.state(&identity("id-1"), key::HEAD, &head());
+    api.state(&identity("id-1"), "record/hr/1001", &record("Lovelace"));
     let mut row = account("id-1");
     row.clock = Some(Clock { effective: Timestamp(1000), deadline: Timestamp(2000), overdue: true, generation: None });
     row.dead = true;
@@ -324,6 +325,7 @@ fn an_open_deprovision_is_shown_until_its_clock_stops() {
     assert_eq!(open["items"][0]["overdue"], true);
     assert_eq!((&open["total"], &open["overdue"]), (&json!(1), &json!(1)));
     assert_eq!(open["items"][0]["waits_for"], "dead_letter");
+    assert_eq!(open["items"][0]["name"], "Ada Lovelace");
     assert_eq!(open["items"][0]["effective"], "1970-01-01T00:00:01.000Z");
     assert!(open["items"][0]["age_seconds"].as_f64().unwrap() > 1e9);
     api.list("/v1/deprovisions?target=wiki", 0);

@@ -43,6 +43,8 @@ impl Token {
         }
         // Read in both cases: of two processes that start at once, one wrote it.
         let text = Self::read(&path)?;
+        // Who is told where it is may be in another folder.
+        let path = std::path::absolute(&path).unwrap_or(path);
         Ok(Self { digest: Sha256::digest(text.as_bytes()).into(), path })
     }
 

@@ -159,7 +159,78 @@ impl Serialize for Time {
     }
 }
 
+/// A line about somebody. Lists are made without names: only what is shown of a long one is looked up (`Rows::name`).
+pub trait AboutSomebody {
+    fn tenant(&self) -> &TenantId;
+    fn identity(&self) -> Option<&IdentityId>;
+    fn set_name(&mut self, name: Option<String>);
+}
+
+impl AboutSomebody for DeprovisionLine {
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    fn identity(&self) -> Option<&IdentityId> {
+        Some(&self.identity)
+    }
+
+    fn set_name(&mut self, name: Option<String>) {
+        self.name = name;
+    }
+}
+
+impl AboutSomebody for HeldLine {
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    fn identity(&self) -> Option<&IdentityId> {
+        self.identity.as_ref()
+    }
+
+    fn set_name(&mut self, name: Option<String>) {
+        self.name = name;
+    }
+}
+
+impl AboutSomebody for DeadLetterLine {
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    fn identity(&self) -> Option<&IdentityId> {
+        Some(&self.identity)
+    }
+
+    fn set_name(&mut self, name: Option<String>) {
+        self.name = name;
+    }
+}
+
+impl AboutSomebody for ResultLine {
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    fn identity(&self) -> Option<&IdentityId> {
+        Some(&self.identity)
+    }
+
+    fn set_name(&mut self, name: Option<String>) {
+        self.name = name;
+    }
+}
+
 impl Rows {
+    /// Puts the names in.
+    pub fn name<T: AboutSomebody>(&self, lines: &mut [T]) {
+        for line in lines {
+            let whole = line.identity().and_then(|identity| self.whole(line.tenant(), identity));
+            line.set_name(whole.and_then(|whole| whole.name()));
+        }
+    }
+
     /// Identities in the order of their keys, from after `after` (a state key) on, that `search` matches: by id, record id or
     /// any attribute's text. The second is where the next page begins.
     pub fn identities(
@@ -216,7 +287,7 @@ impl Rows {
             .filter_map(|(row_key, value)| {
                 let (entity, row) = key::parse(row_key)?;
                 let held = row.starts_with("held/").then(|| envelope::open::<Held>(value).ok())??;
-                is(tenant, entity.tenant()).then(|| self.held_line(entity.tenant(), held))
+                is(tenant, entity.tenant()).then(|| held_line(entity.tenant(), held))
             })
             .collect();
         lines.sort_by(|a, b| (a.since, &a.account).cmp(&(b.since, &b.account)));
@@ -233,16 +304,15 @@ impl Rows {
             .dead_letters
             .values()
             .filter(|l| is(tenant, &l.command.tenant) && is(target, &l.command.target))
-            .map(|letter| self.dead_letter_line(letter))
+            .map(dead_letter_line)
             .collect();
         lines.sort_by(|a, b| (a.at, &a.account).cmp(&(b.at, &b.account)));
         lines
     }
 
     /// The latest results, the newest first.
-    pub fn recent_results(&self, tenant: Option<&TenantId>, limit: usize) -> Vec<ResultLine> {
-        let of_tenant = self.results.iter().rev().filter(|result| is(tenant, &result.tenant));
-        of_tenant.take(limit).map(|result| self.result_line(result)).collect()
+    pub fn recent_results(&self, tenant: Option<&TenantId>) -> Vec<ResultLine> {
+        self.results.iter().rev().filter(|result| is(tenant, &result.tenant)).map(result_line).collect()
     }
 
     pub fn quarantined(&self, tenant: Option<&TenantId>) -> Vec<QuarantineLine> {
@@ -265,10 +335,6 @@ impl Rows {
         Whole::gather(self, &entity, head)
     }
 
-    fn name_of(&self, tenant: &TenantId, identity: &IdentityId) -> Option<String> {
-        self.whole(tenant, identity)?.name()
-    }
-
     fn deprovision(&self, row_key: &[u8], now: Timestamp) -> Option<DeprovisionLine> {
         let (EntityKey::Identity { tenant, identity }, _) = key::parse(row_key)? else { return None };
         let row: AccountRow = envelope::open(self.state.get(row_key)?).ok()?;
@@ -281,7 +347,7 @@ impl Rows {
         // What a former command came to says nothing of this one.
         let last = row.last.filter(|last| Some(last.generation) == clock.generation);
         Some(DeprovisionLine {
-            name: self.name_of(&tenant, &identity),
+            name: None,
             tenant,
             identity,
             target: row.target,
@@ -294,61 +360,6 @@ impl Rows {
             last_outcome: last.as_ref().map(|last| last.outcome.as_str()),
             last_error: last.as_ref().and_then(|last| last.error).map(|error| error.as_str()),
         })
-    }
-
-    fn held_line(&self, tenant: &TenantId, held: Held) -> HeldLine {
-        let identity = match held.asker.entity {
-            EntityKey::Identity { identity, .. } => Some(identity),
-            _ => None,
-        };
-        HeldLine {
-            tenant: tenant.clone(),
-            name: identity.as_ref().and_then(|identity| self.name_of(tenant, identity)),
-            identity,
-            target: held.target,
-            account: held.account,
-            source: held.source.0,
-            since: Time(held.since),
-            cause: held.cause,
-        }
-    }
-
-    fn dead_letter_line(&self, letter: &DeadLetter) -> DeadLetterLine {
-        let command = &letter.command;
-        DeadLetterLine {
-            tenant: command.tenant.clone(),
-            identity: command.identity.clone(),
-            name: self.name_of(&command.tenant, &command.identity),
-            target: command.target.clone(),
-            account: command.account.clone(),
-            op: command.op.as_str(),
-            generation: command.generation,
-            error: letter.error.as_str(),
-            message: letter.message.clone(),
-            attempts: letter.attempts,
-            at: Time(letter.at),
-            deadline: Time(command.deadline),
-            cause: command.cause.event.0.clone(),
-            attributes: command.desired.attributes.keys().cloned().collect(),
-        }
-    }
-
-    fn result_line(&self, result: &ResultEvent) -> ResultLine {
-        ResultLine {
-            tenant: result.tenant.clone(),
-            identity: result.identity.clone(),
-            name: self.name_of(&result.tenant, &result.identity),
-            target: result.target.clone(),
-            account: result.account.clone(),
-            op: result.op.as_str(),
-            generation: result.generation,
-            outcome: result.outcome.as_str(),
-            error: result.error.map(|error| error.as_str()),
-            message: result.message.clone(),
-            attempt: result.attempt,
-            at: Time(result.at),
-            millis: u64::try_from(result.at.since(result.source_time).as_millis()).unwrap_or(u64::MAX),
-        }
     }
 }
 
@@ -497,5 +508,60 @@ fn account_page(row: &AccountRow) -> AccountPage {
         effective: row.clock.as_ref().map(|clock| Time(clock.effective)),
         deadline: row.clock.as_ref().map(|clock| Time(clock.deadline)),
         delete_due: row.delete_due.map(Time),
+    }
+}
+
+fn held_line(tenant: &TenantId, held: Held) -> HeldLine {
+    let identity = match held.asker.entity {
+        EntityKey::Identity { identity, .. } => Some(identity),
+        _ => None,
+    };
+    HeldLine {
+        tenant: tenant.clone(),
+        name: None,
+        identity,
+        target: held.target,
+        account: held.account,
+        source: held.source.0,
+        since: Time(held.since),
+        cause: held.cause,
+    }
+}
+
+fn dead_letter_line(letter: &DeadLetter) -> DeadLetterLine {
+    let command = &letter.command;
+    DeadLetterLine {
+        tenant: command.tenant.clone(),
+        identity: command.identity.clone(),
+        name: None,
+        target: command.target.clone(),
+        account: command.account.clone(),
+        op: command.op.as_str(),
+        generation: command.generation,
+        error: letter.error.as_str(),
+        message: letter.message.clone(),
+        attempts: letter.attempts,
+        at: Time(letter.at),
+        deadline: Time(command.deadline),
+        cause: command.cause.event.0.clone(),
+        attributes: command.desired.attributes.keys().cloned().collect(),
+    }
+}
+
+fn result_line(result: &ResultEvent) -> ResultLine {
+    ResultLine {
+        tenant: result.tenant.clone(),
+        identity: result.identity.clone(),
+        name: None,
+        target: result.target.clone(),
+        account: result.account.clone(),
+        op: result.op.as_str(),
+        generation: result.generation,
+        outcome: result.outcome.as_str(),
+        error: result.error.map(|error| error.as_str()),
+        message: result.message.clone(),
+        attempt: result.attempt,
+        at: Time(result.at),
+        millis: u64::try_from(result.at.since(result.source_time).as_millis()).unwrap_or(u64::MAX),
     }
 }

@@ -122,7 +122,10 @@ pub fn specs(names: &TopicNames, targets: &[TargetName], wishes: &Wishes) -> Vec
         spec(names.cursors(), 1, &changelog(LEAST_RECORD_BYTES)),
     ];
     for target in targets {
-        specs.push(spec(names.commands(target), commands, &commands_settings(holds_event)));
+        // Never compacted: that the newest command is an update does not say that the account was ever made, nor which groups
+        // the ones before it were to take away. Lanes coalesce what waits. A worker that is away for longer than this misses
+        // commands; the deprovision's clock in the identity goes on and is alerted long before.
+        specs.push(spec(names.commands(target), commands, &log(UNPROCESSED_KEPT_MS, holds_event)));
         specs.push(spec(names.lanes(target), commands, &changelog(holds_event)));
         // A dead letter stays until it is resolved, which is a tombstone.
         specs.push(spec(names.dead_letters(target), commands, &changelog(holds_event)));
@@ -155,19 +158,6 @@ fn changelog(record_bytes: u64) -> Vec<(&'static str, String)> {
         ("min.cleanable.dirty.ratio", DIRTY_RATIO.into()),
         ("segment.ms", CHANGELOG_SEGMENT_MS.to_string()),
         ("segment.bytes", CHANGELOG_SEGMENT_BYTES.to_string()),
-        ("max.message.bytes", record_bytes.to_string()),
-    ]
-}
-
-/// Commands are full desired state keyed by account, so the newest of an account says all, and a worker that comes late needs
-/// no other. Compaction without deletion keeps it as long as the account's worker may need it: with deletion a worker of the
-/// customer's own that was away for the retention time would miss a leaver. The account's end leaves one small record.
-fn commands_settings(record_bytes: u64) -> Vec<(&'static str, String)> {
-    vec![
-        ("cleanup.policy", "compact".into()),
-        // A worker that reads ahead takes commands as they came; older ones go once they are this old.
-        ("min.compaction.lag.ms", DAY_MS.to_string()),
-        ("delete.retention.ms", (7 * DAY_MS).to_string()),
         ("max.message.bytes", record_bytes.to_string()),
     ]
 }

@@ -4,13 +4,16 @@
 //! Results go to stdout (`--json` for machines), progress and errors to stderr. Exit codes: see [`Exit`].
 
 pub mod client;
+mod dev;
 mod dlq;
 mod failure;
 mod guard;
 pub mod host;
 mod identities;
+mod loops;
 pub mod out;
 mod poll;
+mod processor;
 mod publish;
 mod reach;
 mod rules;
@@ -19,6 +22,7 @@ mod serve;
 mod token;
 pub mod topics;
 mod version;
+mod worker;
 
 pub use failure::{Exit, Failure};
 
@@ -68,6 +72,12 @@ impl Common {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Run everything in one process, play the quickstart's events and show what comes of them
+    Dev(dev::Args),
+    /// Run the processor: events in, commands out (on Kafka)
+    Processor(processor::Args),
+    /// Carry out the commands of one target (on Kafka)
+    Worker(worker::Args),
     /// The HTTP api and the status page, on Kafka
     Serve(serve::Args),
     /// Check the config folder, or run its rules' own tests
@@ -95,6 +105,9 @@ pub fn main() -> ExitCode {
     runtime::install_tls();
     let Cli { command, common } = Cli::parse();
     let outcome = match command {
+        Command::Dev(args) => dev::run(&common, args),
+        Command::Processor(args) => processor::run(&common, args),
+        Command::Worker(args) => worker::run(&common, args),
         Command::Serve(args) => serve::run(&common, args),
         Command::Rules(args) => rules::run(&common, args),
         Command::Identities(args) => identities::run(&common, args),

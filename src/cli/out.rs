@@ -29,9 +29,9 @@ pub fn show(table: &Table, when_empty: &str) -> anyhow::Result<()> {
     if table.is_empty() {
         return line(when_empty);
     }
-    // Columns are padded to the right; a terminal's copy and paste is better off without.
+    // Cells are padded on both sides; a terminal's copy and paste is better off without the outer ones.
     for row in table.lines() {
-        line(row.trim_end())?;
+        line(row.strip_prefix(' ').unwrap_or(&row).trim_end())?;
     }
     Ok(())
 }

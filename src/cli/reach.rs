@@ -73,12 +73,19 @@ impl Reach {
             .help("leave --direct away, and start `lockstep dev` if it doesn't run")
             .into());
         }
+        let bus = runtime::open_bus(&config, &common.data)?;
+        let state = installation.topics.state();
+        if bus.partitions(&state).map_err(|error| runtime::bus_failure(&error))?.is_none() {
+            return Err(Failure::new(Exit::Failed, format!("there is no topic {state} on this Kafka"))
+                .help("make Lockstep's topics with `lockstep topics apply`")
+                .into());
+        }
         let runtime_ = runtime::tokio()?;
         let (token, text) = Token::of_process()?;
         let health = Health::new();
         let parts = HostParts {
             installation,
-            bus: runtime::open_bus(&config, &common.data)?,
+            bus,
             codec: runtime::codec(installation, &common.data)?,
             bundle: Arc::new(config.bundle),
             metrics: Arc::new(Metrics::new()),
@@ -91,7 +98,7 @@ impl Reach {
         if needs == Needs::Rows && !host.model.wait(CATCH_UP) {
             let waits = health.readiness().into_iter().find_map(|condition| condition.waiting_for).unwrap_or_default();
             return Err(Failure::new(Exit::Unreachable, format!("the topics could not be read: {waits}"))
-                .help("have they been made? see `lockstep topics plan`")
+                .help("are the brokers overloaded? try again, or let `lockstep serve` follow the topics")
                 .into());
         }
         let client = Client::to(host.url.clone(), text)?;

@@ -26,7 +26,7 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
                     .help("if that runs with another data folder, name it with --data")
                     .into());
             }
-            out::line(path.display().to_string())?;
+            out::line(std::path::absolute(&path).unwrap_or(path).display().to_string())?;
         }
     }
     Ok(Exit::Done.into())

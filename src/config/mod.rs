@@ -167,6 +167,7 @@ mod tests {
         error: `bootstrap` is missing
          --> lockstep.yaml:4:5
           |
+        4 |     bootstrp: b1:9092
           |     ^
           |
           = help: add `bootstrap: 127.0.0.1:9092`
@@ -183,6 +184,14 @@ mod tests {
          --> lockstep.yaml:5:34
           |
         5 |     properties: { sasl.password: ***
+          |                                  ^^^
+          |
+          = help: write `${env:NAME}` or `${file:PATH}`
+
+        error: `transactional.id` is set by Lockstep: its guarantees rest on it
+         --> lockstep.yaml:5:43
+          |
+        5 |     properties: { sasl.password: *******, transactional.id: mine }
           |                                           ^^^^^^^^^^^^^^^^
           |
           = help: remove it
@@ -198,6 +207,34 @@ mod tests {
         error: a number from 1 to 4096 belongs here
          --> lockstep.yaml:7:19
           |
+        7 | inbox_partitions: 0
+          |                   ^
+
+        error: this is not an address to listen on
+         --> lockstep.yaml:8:17
+          |
+        8 | http: { listen: localhost }
+          |                 ^^^^^^^^^
+          |
+          = help: write an address and a port: `127.0.0.1:7070`, `[::1]:7070`
+
+        error: `loud` is not a word that is known here
+         --> lockstep.yaml:9:6
+          |
+        9 | log: loud
+          |      ^^^^
+          |
+          = help: words known here: `json`, `text`
+
+        error: the tenant `acme` stands twice
+          --> lockstep.yaml:10:17
+           |
+        10 | tenants: [acme, acme]
+           |                 ^^^^
+           |
+           = help: remove one
+
+        10 mistakes in DIR
         "#);
     }
 

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "there is one a target")]
 pub enum ConnectorRules {
     Sql(SqlRules),
     Scim(ScimRules),

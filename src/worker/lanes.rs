@@ -159,6 +159,16 @@ impl LaneLoop {
             .count()
     }
 
+    /// Lanes whose newest command has not been tried yet, or is being tried. What failed and waits for another try is not
+    /// among them.
+    pub fn unsettled(&self) -> usize {
+        self.partitions
+            .values()
+            .flat_map(|partition| partition.active.values())
+            .filter(|lane| lane.is_unsettled())
+            .count()
+    }
+
     /// Whether to start no further call, because the worker is about to stop.
     pub fn hold_back(&mut self, holding_back: bool) {
         self.holding_back = holding_back;

@@ -67,10 +67,14 @@ fn an_empty_config_folder() {
 fn mistakes_in_a_config() {
     let here = config("ada");
     here.file("lockstep.yaml", "tenants: [acme]\nbus:\n  kafak: { bootstrap: 127.0.0.1:9092 }\n")
-        .file(
-            "sources/hr.yaml",
-            &SOURCE.replace("format: json", "format: jsn").replace("tenant: acme", "tenant: acmee"),
-        )
+        .file("sources/hr.yaml", &SOURCE.replace("format: json", "format: jsn"));
+    insta::assert_snapshot!(here.run(&["rules", "check"]));
+}
+
+#[test]
+fn mistakes_in_rules() {
+    let here = config("ada");
+    here.file("sources/hr.yaml", &SOURCE.replace("tenant: acme", "tenant: acmee"))
         .file("targets/directory.yaml", &TARGET.replace("lower(givenName)", "lowercase(givenname)"));
     insta::assert_snapshot!(here.run(&["rules", "check"]));
 }
@@ -93,6 +97,13 @@ fn no_token_yet() {
     insta::assert_snapshot!("no_token_path", here.run(&["token", "path"]));
     insta::assert_snapshot!("no_token_to_list_identities", here.run(&["identities", "list"]));
     insta::assert_snapshot!("no_token_to_publish", here.run_with(&["publish", "hr", "--data", "elsewhere"], "{}\n"));
+}
+
+#[test]
+fn where_the_token_is() {
+    let here = Here::new();
+    here.file("data/token", TOKEN);
+    insta::assert_snapshot!(here.run(&["token", "path"]));
 }
 
 #[test]

@@ -1,0 +1,296 @@
+//! The board: follows commands, results and dead letters, says a line for each account that is done, and sums up.
+//!
+//! It shows names of accounts: it is a developer's terminal, and no log. Nothing of it is written anywhere.
+
+use crate::bus::{Incoming, Reader};
+use crate::cli::loops::Parts;
+use crate::cli::out;
+use crate::codec::public::PublicCodec;
+use crate::codec::source::Decoded;
+use crate::model::{Command, Op, Outcome, ResultEvent, TargetName, Timestamp, Value};
+use anyhow::Context;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const CHUNK: usize = 1_000;
+const WAIT: Duration = Duration::from_millis(50);
+/// Events whose arrival is remembered, to say how long they took.
+const REMEMBERED: usize = 100_000;
+
+/// A running board.
+pub struct Board {
+    follower: JoinHandle<anyhow::Result<Summary>>,
+    stop: Arc<AtomicBool>,
+    idle: Arc<AtomicBool>,
+}
+
+/// What was counted.
+#[derive(Default)]
+pub struct Summary {
+    events: u64,
+    rejected: BTreeMap<String, u64>,
+    targets: BTreeMap<TargetName, Counts>,
+    alerts: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    verified: BTreeMap<Op, u64>,
+    /// Accounts whose newest command is neither verified nor superseded, by outcome.
+    open: HashMap<String, Outcome>,
+    milliseconds: Vec<u64>,
+}
+
+struct Follower {
+    codec: Arc<PublicCodec>,
+    parts: Parts,
+    reader: Box<dyn Reader>,
+    /// When each event came in, by its id; the oldest are forgotten.
+    arrived: HashMap<String, Timestamp>,
+    order: VecDeque<String>,
+    /// By idempotency key.
+    commands: HashMap<String, Commanded>,
+    summary: Summary,
+}
+
+#[derive(Clone)]
+struct Commanded {
+    /// Whose account.
+    name: String,
+    /// When its cause came in.
+    arrived: Option<Timestamp>,
+    /// What it is for the account, whatever commands it took the place of.
+    op: Op,
+}
+
+impl Board {
+    /// Begins with what is written from now on.
+    pub fn start(parts: &Parts) -> anyhow::Result<Self> {
+        let mut reader = parts.bus.reader().context("following the topics")?;
+        let names = &parts.installation.topics;
+        let mut topics = vec![names.results(), names.alerts(), names.source_dead_letters()];
+        topics.extend(parts.bundle.targets().iter().map(|target| names.commands(&target.name)));
+        topics.extend(parts.layout.source_topics.iter().cloned());
+        for topic in &topics {
+            for partition in 0..parts.bus.partitions(topic)?.unwrap_or(0) {
+                let end = parts.bus.ends(topic, partition)?.end;
+                reader.seek(topic, partition, end)?;
+            }
+        }
+        let (stop, idle) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let mut follower = Follower {
+            codec: Arc::clone(&parts.codecs.public),
+            parts: parts.clone(),
+            reader,
+            arrived: HashMap::new(),
+            order: VecDeque::new(),
+            commands: HashMap::new(),
+            summary: Summary::default(),
+        };
+        let (stopped, idles) = (Arc::clone(&stop), Arc::clone(&idle));
+        let follower = std::thread::Builder::new()
+            .name("board".to_owned())
+            .spawn(move || {
+                loop {
+                    let last = stopped.load(Ordering::Relaxed);
+                    let records = follower.reader.poll(CHUNK, WAIT)?;
+                    idles.store(records.is_empty(), Ordering::Relaxed);
+                    if last && records.is_empty() {
+                        return Ok(follower.summary);
+                    }
+                    follower.take(records)?;
+                }
+            })
+            .context("starting the board")?;
+        Ok(Self { follower, stop, idle })
+    }
+
+    /// All that was written is on the board.
+    pub fn is_caught_up(&self) -> bool {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    pub fn finish(self) -> anyhow::Result<Summary> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.follower.join().map_err(|_| anyhow::anyhow!("it panicked"))?
+    }
+}
+
+impl Follower {
+    /// Sources first, then commands, then results: of what came in one go a cause is known before its effect.
+    fn take(&mut self, mut records: Vec<Incoming>) -> anyhow::Result<()> {
+        let names = self.parts.installation.topics.clone();
+        let rank = |record: &Incoming| match &record.topic {
+            topic if *topic == names.results() => 2,
+            topic if topic.starts_with(&names.prefix) => 1,
+            _ => 0,
+        };
+        records.sort_by_key(rank);
+        for record in records {
+            if record.topic == names.results() {
+                self.result(&record)?;
+            } else if record.topic == names.alerts() {
+                self.alert(&record)?;
+            } else if record.topic == names.source_dead_letters() {
+                self.rejected(&record)?;
+            } else if record.topic.starts_with(&names.prefix) {
+                self.command(&record);
+            } else {
+                self.event(&record);
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, record: &Incoming) {
+        self.summary.events += 1;
+        let rules = self.parts.bundle.sources().iter().find(|source| source.topics.contains(&record.topic));
+        let decoded = rules.and_then(|rules| self.parts.codecs.sources.decode(rules, record).ok());
+        let Some(Decoded::Event(event)) = decoded else { return };
+        if self.arrived.insert(event.id.0.clone(), record.timestamp).is_none() {
+            self.order.push_back(event.id.0);
+        }
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.arrived.remove(&oldest);
+        }
+    }
+
+    fn command(&mut self, record: &Incoming) {
+        let Ok(command) = self.codec.decode::<Command>(record.value.as_deref().unwrap_or_default()) else { return };
+        let name = match command.desired.attributes.get(&command.match_on) {
+            Some(Value::Text(name)) => name.clone(),
+            _ => command.account.0.clone(),
+        };
+        let arrived = self.arrived.get(&command.cause.event.0).copied();
+        let op = match command.op {
+            // Nothing is known of the account at the target yet: this makes it.
+            Op::Update | Op::Enable if command.external_id.is_none() => Op::Create,
+            op => op,
+        };
+        self.commands.insert(command.idempotency_key(), Commanded { name, arrived, op });
+    }
+
+    fn result(&mut self, record: &Incoming) -> anyhow::Result<()> {
+        let Ok(result) = self.codec.decode::<ResultEvent>(record.value.as_deref().unwrap_or_default()) else {
+            return Ok(());
+        };
+        let key = result.account.idempotency_key(result.generation);
+        let Commanded { name, arrived, op } = self.commands.get(&key).cloned().unwrap_or_else(|| Commanded {
+            name: result.account.0.clone(),
+            arrived: None,
+            op: result.op,
+        });
+        let counts = self.summary.targets.entry(result.target.clone()).or_default();
+        if matches!(result.outcome, Outcome::Verified | Outcome::Superseded | Outcome::DeadLettered) {
+            self.commands.remove(&key);
+        }
+        match result.outcome {
+            Outcome::Superseded => return Ok(()),
+            Outcome::Verified => {
+                counts.open.remove(&result.account.0);
+                *counts.verified.entry(op).or_default() += 1;
+            }
+            outcome => {
+                counts.open.insert(result.account.0.clone(), outcome);
+            }
+        }
+        let took = arrived.map(|arrived| u64::try_from(result.at.since(arrived).as_millis()).unwrap_or(u64::MAX));
+        if result.outcome == Outcome::Verified {
+            counts.milliseconds.extend(took);
+        }
+        let who = match op {
+            Op::Create => "joiner",
+            Op::Update | Op::Verify => "mover",
+            Op::Enable => "rehire",
+            Op::Disable | Op::Delete => "leaver",
+        };
+        let took = took.map_or_else(String::new, |took| format!("{took} ms"));
+        let why = result.message.map_or_else(String::new, |message| format!("  {message}"));
+        out::line(format!(
+            "{who:<7} {:<8} {:<12} {name:<28} {:<13} {took:>9}{why}",
+            op.as_str(),
+            result.target.as_str(),
+            result.outcome.as_str()
+        ))
+    }
+
+    fn alert(&mut self, record: &Incoming) -> anyhow::Result<()> {
+        let Ok(alert) = self.codec.decode::<crate::model::Alert>(record.value.as_deref().unwrap_or_default()) else {
+            return Ok(());
+        };
+        self.summary.alerts += 1;
+        let state = match alert.state {
+            crate::model::AlertState::Raised => "alert",
+            crate::model::AlertState::Resolved => "resolved",
+        };
+        out::line(format!("{state:<7} {}", alert.message))
+    }
+
+    fn rejected(&mut self, record: &Incoming) -> anyhow::Result<()> {
+        let header = |name: &str| {
+            let found = record.headers.iter().find(|(header, _)| header == name);
+            found.map_or_else(String::new, |(_, value)| String::from_utf8_lossy(value).into_owned())
+        };
+        *self.summary.rejected.entry(header("lockstep_reason")).or_default() += 1;
+        out::line(format!(
+            "bad     {} at {}-{}@{}: {}",
+            header("lockstep_reason"),
+            header("lockstep_topic"),
+            header("lockstep_partition"),
+            header("lockstep_offset"),
+            header("lockstep_detail")
+        ))
+    }
+}
+
+impl Summary {
+    pub fn show(mut self) -> anyhow::Result<()> {
+        let mut table = out::table(&[
+            "target",
+            "created",
+            "updated",
+            "disabled",
+            "enabled",
+            "deleted",
+            "parked",
+            "dead letters",
+            "p50 ms",
+            "max ms",
+        ]);
+        for (target, counts) in &mut self.targets {
+            counts.milliseconds.sort_unstable();
+            let of = |op: Op| counts.verified.get(&op).copied().unwrap_or_default().to_string();
+            let open = |dead: bool| {
+                counts.open.values().filter(|outcome| (**outcome == Outcome::DeadLettered) == dead).count().to_string()
+            };
+            let middle = counts.milliseconds.get(counts.milliseconds.len() / 2);
+            let shown = |figure: Option<&u64>| figure.map_or_else(|| "-".to_owned(), u64::to_string);
+            table.add_row([
+                target.0.clone(),
+                of(Op::Create),
+                of(Op::Update),
+                of(Op::Disable),
+                of(Op::Enable),
+                of(Op::Delete),
+                open(false),
+                open(true),
+                shown(middle),
+                shown(counts.milliseconds.last()),
+            ]);
+        }
+        out::line("")?;
+        out::show(&table, "no command was carried out")?;
+        let rejected: Vec<String> = self.rejected.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let rejected =
+            if rejected.is_empty() { "none rejected".to_owned() } else { format!("rejected: {}", rejected.join(", ")) };
+        out::line(format!(
+            "{} events read, {rejected}; {} alerts; times are from an event's arrival to its account verified",
+            self.events, self.alerts
+        ))
+    }
+}

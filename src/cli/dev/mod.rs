@@ -1,0 +1,107 @@
+//! `lockstep dev`: processor, workers and HTTP in one process, playing events and showing what comes of them.
+
+mod board;
+mod play;
+
+use super::host::{Host, HostParts};
+use super::loops::{self, Parts};
+use super::{Common, Exit, client, out, runtime};
+use crate::api::Token;
+use crate::config::BusRules;
+use anyhow::Context;
+use board::Board;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The config of the first command of the README.
+const QUICKSTART: &str = "examples/quickstart";
+/// Nothing committed for that long, with every event played and every command tried, and `--once` is done. On Kafka a
+/// rebalance or a retried transaction may take a while between two commits.
+const QUIET_EMBEDDED: Duration = Duration::from_millis(500);
+const QUIET_KAFKA: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// End when every event is processed and every command verified, parked or dead-lettered
+    #[arg(long)]
+    once: bool,
+    /// Play these events, a file `SOURCE.jsonl` for each source [default: the config's events/]
+    #[arg(long, value_name = "DIR")]
+    events: Option<PathBuf>,
+    /// Listen here instead of where lockstep.yaml says
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
+    let dir = common.config.clone().unwrap_or_else(|| PathBuf::from(QUICKSTART));
+    let config = runtime::load_config(&dir)?;
+    runtime::start_logs(Some(&config.installation))?;
+    let quiet = match config.installation.bus {
+        BusRules::Embedded => QUIET_EMBEDDED,
+        BusRules::Kafka(_) => QUIET_KAFKA,
+    };
+    let files = play::find(&config.bundle, args.events.as_deref(), &dir)?;
+    let tokio = runtime::tokio()?;
+    let cancel = runtime::cancelled_by_signals(&tokio)?;
+    let instance = loops::default_instance();
+    let parts = Parts::open(config, &common.data, instance, tokio.handle(), cancel.clone())?;
+    let token = Token::open_or_create(&common.data)?;
+    let token_file = token.file().to_owned();
+    let host = Host::start(
+        &tokio,
+        HostParts {
+            installation: &parts.installation,
+            bundle: Arc::clone(&parts.bundle),
+            bus: Arc::clone(&parts.bus),
+            codec: Arc::clone(&parts.codecs.public),
+            metrics: Arc::clone(&parts.metrics),
+            health: parts.health.clone(),
+            token,
+            listen: args.listen.unwrap_or(parts.installation.listen),
+        },
+        &cancel,
+    )?;
+    client::announce(&common.data, &host.url)?;
+    introduce(&host.url, &token_file, &parts, &dir)?;
+
+    let board = Board::start(&parts)?;
+    let mut running = vec![parts.spawn_processor()?];
+    for target in parts.bundle.targets() {
+        running.push(parts.spawn_worker(&target.name)?);
+    }
+    play::play(&parts, &files)?;
+    if args.once {
+        while !cancel.is_cancelled() && !(parts.activity.is_quiet(&parts.now, quiet) && board.is_caught_up()) {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        cancel.cancel();
+    } else {
+        out::line(format!(
+            "\nready for an event of your own, such as\n  echo '{{\"id\":\"my-1\",…}}' | lockstep publish {} --data {}\nctrl-c ends it\n",
+            parts.bundle.sources().first().map_or("SOURCE", |source| source.name.as_str()),
+            common.data.display()
+        ))?;
+        tokio.block_on(cancel.cancelled());
+    }
+    let ended = loops::join(running);
+    let summary = board.finish().context("the board ended in a bug")?;
+    host.finish(&tokio)?;
+    ended?;
+    summary.show()?;
+    Ok(Exit::Done.into())
+}
+
+fn introduce(url: &str, token: &std::path::Path, parts: &Parts, dir: &std::path::Path) -> anyhow::Result<()> {
+    let targets: Vec<&str> = parts.bundle.targets().iter().map(|target| target.name.as_str()).collect();
+    out::line(format!("config       {}", dir.display()))?;
+    out::line(format!("targets      {}", targets.join(", ")))?;
+    out::line(format!("status page  {url}/"))?;
+    out::line(format!("metrics      {url}/metrics"))?;
+    out::line(format!("data         {}", parts.data.display()))?;
+    out::line(format!("token        {}\n", token.display()))
+}

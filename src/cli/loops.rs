@@ -1,0 +1,342 @@
+//! The loops of a running process: the processor on a thread, a worker for each target on a thread, both begun anew after
+//! an error that may pass.
+
+use super::{Exit, Failure, runtime};
+use crate::bus::embedded::WallClock;
+use crate::bus::topics::{self, Layout};
+use crate::bus::{Bus, BusError};
+use crate::codec::source::SourceDecoder;
+use crate::config::{BusRules, Config, Installation, resolve};
+use crate::connector::{self, Connector, Limits};
+use crate::lane::RetryPolicy;
+use crate::model::TargetName;
+use crate::rules::{Bundle, TargetRules};
+use crate::runtime::{Codecs, Now, Processor, ProcessorError, ProcessorSettings, Publisher};
+use crate::store::Stores;
+use crate::store::disk::DiskStores;
+use crate::telemetry::{Condition, Health, Metrics};
+use crate::worker::{LaneLoop, LaneSettings, Newest, Shell, WorkerError};
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+/// Memory of the local stores, in MiB, whatever the number of identities.
+const STORE_MEMORY_MIB: u32 = 64;
+/// A turn's longest regular silence: a restore or a broker's failover may take that long.
+const MAX_SILENCE: Duration = Duration::from_secs(120);
+/// Longest wait of an idle turn: how soon a stop is noticed.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
+/// Pauses before a loop begins anew, doubling.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A loop that ran that long before it failed begins anew with the first pause.
+const SETTLED: Duration = Duration::from_secs(60);
+/// Of a call to the outside beside which the worker's own time-out gives up.
+const CALL_SLACK: Duration = Duration::from_secs(2);
+/// Exchanges of a call until its change has arrived or never will: a read, and the change itself.
+const CHANGING_EXCHANGES: u32 = 2;
+
+/// What the loops have come to, for whoever waits until all is done.
+#[derive(Debug, Default)]
+pub struct Activity {
+    /// When anything was last committed, in ms since the epoch.
+    last: AtomicI64,
+    /// Workers' lanes whose command was never tried, or is being tried.
+    unsettled: AtomicUsize,
+}
+
+impl Activity {
+    fn committed(&self, now: Now) {
+        self.last.store(now.now().0, Ordering::Relaxed);
+    }
+
+    /// Nothing was committed for that long, and every lane has tried its command.
+    pub fn is_quiet(&self, now: &Now, quiet: Duration) -> bool {
+        let last = crate::model::Timestamp(self.last.load(Ordering::Relaxed));
+        self.unsettled.load(Ordering::Relaxed) == 0 && now.now().since(last) >= quiet
+    }
+}
+
+/// What the loops of one process share.
+#[derive(Clone)]
+pub struct Parts {
+    pub installation: Installation,
+    pub bundle: Arc<Bundle>,
+    pub layout: Layout,
+    pub data: PathBuf,
+    pub instance: String,
+    pub bus: Arc<dyn Bus>,
+    pub stores: Arc<dyn Stores>,
+    pub codecs: Arc<Codecs>,
+    pub metrics: Arc<Metrics>,
+    pub health: Health,
+    pub now: Now,
+    pub activity: Arc<Activity>,
+    pub cancel: CancellationToken,
+    pub runtime: Handle,
+}
+
+impl Parts {
+    /// Opens bus and stores below `data`, and sees to the topics: the embedded bus makes its own, on Kafka they are checked.
+    pub fn open(
+        config: Config,
+        data: &Path,
+        instance: String,
+        runtime: &Handle,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        runtime::create_data_dir(data)?;
+        let layout = Layout::of(&config);
+        let bus = runtime::open_bus(&config, data)?;
+        let Config { installation, bundle, .. } = config;
+        match installation.bus {
+            BusRules::Embedded => {
+                let mut specs = layout.specs();
+                specs.extend(
+                    layout.source_topics.iter().map(|topic| topics::source(topic, installation.command_partitions)),
+                );
+                bus.create(&specs).map_err(|error| runtime::bus_failure(&error))?;
+            }
+            BusRules::Kafka(_) => {
+                for warning in topics::verify(bus.as_ref(), &layout)
+                    .map_err(|error| Failure::new(Exit::Config, error.to_string()).help("see `lockstep topics plan`"))?
+                {
+                    tracing::warn!(topic = warning.topic, what = warning.what, "a topic is not as it should be");
+                }
+            }
+        }
+        let stores = DiskStores::open(data, STORE_MEMORY_MIB).map_err(|error| {
+            Failure::new(Exit::Failed, error.to_string()).help("each process needs a --data of its own")
+        })?;
+        let registry = runtime::registry(&installation, data)?;
+        let tenants = installation.tenants.iter().cloned().collect();
+        let codecs = Codecs {
+            public: Arc::new(crate::codec::public::PublicCodec::new(registry.clone())),
+            sources: SourceDecoder::new(registry, tenants, installation.event_bytes),
+        };
+        let now: Now = Arc::new(WallClock);
+        let activity = Activity::default();
+        activity.committed(Arc::clone(&now));
+        Ok(Self {
+            installation,
+            bundle: Arc::new(bundle),
+            layout,
+            data: data.to_owned(),
+            instance,
+            bus,
+            stores: Arc::new(stores),
+            codecs: Arc::new(codecs),
+            metrics: Arc::new(Metrics::new()),
+            health: Health::new(),
+            now,
+            activity: Arc::new(activity),
+            cancel,
+            runtime: runtime.clone(),
+        })
+    }
+
+    /// The processor, until cancelled.
+    pub fn spawn_processor(&self) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+        let parts = self.clone();
+        let ready = self.health.condition("processor: restored");
+        spawn("processor", move || parts.supervise("processor", || parts.process(&ready)))
+    }
+
+    /// A target's worker, until cancelled.
+    pub fn spawn_worker(&self, target: &TargetName) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+        let (parts, target) = (self.clone(), target.clone());
+        let name = format!("worker {target}");
+        let ready = self.health.condition(format!("{name}: restored"));
+        spawn(&name.clone(), move || parts.supervise(&name, || parts.work(&target, &ready)))
+    }
+
+    fn process(&self, ready: &Condition) -> Result<(), LoopError> {
+        let topics = self.installation.topics.clone();
+        let settings = ProcessorSettings {
+            group: format!("{}processor", topics.prefix),
+            instance: self.instance.clone(),
+            inbox_partitions: self.installation.inbox_partitions,
+            dead_letter_bytes: self.largest(&topics.source_dead_letters()),
+            topics,
+        };
+        let heartbeat = self.health.heartbeat("processor", MAX_SILENCE);
+        let mut processor = Processor::start(
+            settings,
+            Arc::clone(&self.bus),
+            Arc::clone(&self.stores),
+            Arc::clone(&self.bundle),
+            Publisher::new(Arc::clone(&self.codecs.public), Arc::clone(&self.metrics)),
+            Arc::clone(&self.codecs),
+            Arc::clone(&self.metrics),
+            Arc::clone(&self.now),
+        )?;
+        while !self.cancel.is_cancelled() {
+            let turn = processor.turn(IDLE_WAIT)?;
+            heartbeat.beat();
+            if turn.committed || turn.more {
+                self.activity.committed(Arc::clone(&self.now));
+            }
+            if processor.is_ready() { ready.met() } else { ready.waiting("partitions") }
+        }
+        ready.withdraw();
+        Ok(processor.stop()?)
+    }
+
+    fn work(&self, target: &TargetName, ready: &Condition) -> Result<(), LoopError> {
+        let rules = self.bundle.target(target).expect("the target was looked up when the command line was read");
+        let connector = self.connector(rules)?;
+        let topics = self.installation.topics.clone();
+        let exchange_timeout = rules.timeout + CALL_SLACK;
+        let newest = Arc::new(Newest::new());
+        let settings = LaneSettings {
+            target: target.clone(),
+            group: format!("{}worker.{target}", topics.prefix),
+            instance: self.instance.clone(),
+            format: rules.format,
+            policy: RetryPolicy::new(exchange_timeout * CHANGING_EXCHANGES, Instant::now()),
+            concurrency: rules.concurrency,
+            dead_letter_bytes: self.largest(&topics.source_dead_letters()),
+            topics,
+        };
+        let heartbeat = self.health.heartbeat(format!("worker {target}"), MAX_SILENCE);
+        let lanes = LaneLoop::start(
+            settings,
+            Arc::clone(&self.bus),
+            Arc::clone(&self.stores),
+            Arc::clone(&self.codecs.public),
+            Arc::clone(&self.metrics),
+            Arc::clone(&newest),
+            Arc::clone(&self.now),
+        )?;
+        let shell = Shell {
+            lanes,
+            connector,
+            newest,
+            metrics: Arc::clone(&self.metrics),
+            target: target.0.clone(),
+            exchange_timeout,
+            runtime: self.runtime.clone(),
+        };
+        let mut before = 0;
+        let ran = shell.run(&self.cancel, |lanes| {
+            heartbeat.beat();
+            let unsettled = lanes.unsettled();
+            if unsettled > 0 || before > 0 {
+                self.activity.committed(Arc::clone(&self.now));
+            }
+            self.activity.unsettled.fetch_add(unsettled, Ordering::Relaxed);
+            self.activity.unsettled.fetch_sub(before, Ordering::Relaxed);
+            before = unsettled;
+            if lanes.is_ready() { ready.met() } else { ready.waiting("partitions") }
+        });
+        self.activity.unsettled.fetch_sub(before, Ordering::Relaxed);
+        ready.withdraw();
+        Ok(ran?)
+    }
+
+    fn connector(&self, rules: &TargetRules) -> Result<Arc<dyn Connector>, LoopError> {
+        let limits = Limits { timeout: rules.timeout, concurrency: rules.concurrency };
+        let secret = |text: &str| match resolve(text, &self.data) {
+            Ok(secret) => Ok(secret.expose().to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        let opening = connector::open(&rules.connector, limits, &secret);
+        self.runtime.block_on(opening).map_err(|error| LoopError::Connector { target: rules.name.clone(), error })
+    }
+
+    fn largest(&self, topic: &str) -> usize {
+        let specs = self.layout.specs();
+        let spec = specs.iter().find(|spec| spec.name == topic);
+        spec.and_then(|spec| spec.settings.get("max.message.bytes")?.parse().ok())
+            .unwrap_or(self.installation.event_bytes)
+    }
+
+    /// Runs `body` until it ends well; after an error that may pass, again.
+    fn supervise(&self, name: &str, mut body: impl FnMut() -> Result<(), LoopError>) -> anyhow::Result<()> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let began = Instant::now();
+            match body() {
+                Ok(()) => return Ok(()),
+                Err(error) if self.cancel.is_cancelled() => {
+                    tracing::warn!(name, %error, "stopped in the middle of an error");
+                    return Ok(());
+                }
+                Err(error) if error.is_final() => {
+                    tracing::error!(name, %error, "ends the process");
+                    self.cancel.cancel();
+                    return Err(error).context(name.to_owned());
+                }
+                Err(error) => {
+                    pause = if began.elapsed() > SETTLED { FIRST_PAUSE } else { pause };
+                    tracing::error!(name, %error, pause_s = pause.as_secs(), "begins anew after a pause");
+                    let until = Instant::now() + pause;
+                    while Instant::now() < until && !self.cancel.is_cancelled() {
+                        sleep(IDLE_WAIT);
+                    }
+                    if self.cancel.is_cancelled() {
+                        return Ok(());
+                    }
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LoopError {
+    #[error(transparent)]
+    Processor(#[from] ProcessorError),
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    #[error("target {target}: {error}")]
+    Connector { target: TargetName, error: connector::OpenError },
+}
+
+impl LoopError {
+    /// Beginning anew would end the same way: another process has this one's place, or the rules are wrong.
+    fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Processor(ProcessorError::Bus(BusError::Fenced(_)))
+                | Self::Worker(WorkerError::Bus(BusError::Fenced(_)))
+                | Self::Connector {
+                    error: connector::OpenError::Secret { .. } | connector::OpenError::Rules { .. },
+                    ..
+                }
+        )
+    }
+}
+
+fn spawn(
+    name: &str,
+    body: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .with_context(|| format!("starting the thread of the {name}"))
+}
+
+/// Waits for loops that were cancelled, and gives the first error of any.
+pub fn join(loops: Vec<JoinHandle<anyhow::Result<()>>>) -> anyhow::Result<()> {
+    let mut first = Ok(());
+    for ended in loops {
+        let ended = ended.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a loop ended in a bug: see the log")));
+        first = first.and(ended);
+    }
+    first
+}
+
+/// The name that is this process's among those of its group, the same after a restart: that of the host.
+pub fn default_instance() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect();
+    if name.is_empty() { "0".to_owned() } else { name }
+}

@@ -1,0 +1,29 @@
+//! `lockstep worker`: carries out the commands of one target, as a process of its own on Kafka.
+
+use super::processor::{Process, run_loops};
+use super::{Common, Exit, Failure, loops, runtime};
+use crate::model::TargetName;
+use std::process::ExitCode;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The target, as named in targets/*.yaml
+    #[arg(long, value_name = "NAME")]
+    target: String,
+    #[command(flatten)]
+    process: Process,
+}
+
+pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
+    let config = runtime::load_config(&common.config())?;
+    let target = TargetName::new(args.target);
+    if config.bundle.target(&target).is_none() {
+        let known: Vec<&str> = config.bundle.targets().iter().map(|target| target.name.as_str()).collect();
+        return Err(Failure::new(Exit::Config, format!("there is no target `{target}` in {}", config.dir.display()))
+            .help(format!("targets there: {}", known.join(", ")))
+            .into());
+    }
+    let instance = args.process.instance.clone().unwrap_or_else(loops::default_instance);
+    let folder = format!("worker-{target}-{instance}");
+    run_loops(common, &args.process, config, &folder, instance, |parts| Ok(vec![parts.spawn_worker(&target)?]))
+}
