@@ -10,6 +10,9 @@ mod groups;
 mod map;
 mod path;
 
+#[cfg(test)]
+mod tests;
+
 use super::{
     Applied, CallError, Capabilities, Change, Connector, GroupChanges, Limits, Lookup, Observed, OpenError, Page,
     Resolve, compare,

@@ -6,13 +6,16 @@ use serde_json::{Map, Value as Json};
 
 pub(super) const CORE_USER: &str = "urn:ietf:params:scim:schemas:core:2.0:User";
 
+/// What an element must have, all of it: sub-attribute and value.
+type Terms = Vec<(String, Json)>;
+
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Path {
     /// The extension's URN; None: the core schema.
     pub(super) schema: Option<String>,
     pub(super) attribute: String,
     /// What an element of a multi-valued attribute must have; empty: the attribute is single-valued.
-    pub(super) filter: Vec<(String, Json)>,
+    pub(super) filter: Terms,
     pub(super) sub: Option<String>,
 }
 
