@@ -45,7 +45,15 @@ fn summary(shown: &str) -> String {
 }
 
 fn targets(here: &Here) -> String {
-    let rows = |file: &str, query: &str| rows(&here.path().join(file), query).join("\n");
+    let rows = |file: &str, query: &str| {
+        let rows = rows(&here.path().join(file), query).into_iter();
+        // What a disabled account still holds depends on what its worker had done when it was disabled.
+        let shown = rows.map(|row| match row.split_once(" | ") {
+            Some((name, rest)) if rest.contains("disabled") => format!("{name} | disabled"),
+            _ => row,
+        });
+        shown.collect::<Vec<_>>().join("\n")
+    };
     format!("directory\n{}\n\nwiki\n{}", rows("data/directory.db", DIRECTORY), rows("data/wiki.db", WIKI))
 }
 

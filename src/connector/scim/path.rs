@@ -204,9 +204,6 @@ impl Path {
     }
 }
 
-/// Members and the values that they must have.
-type Terms = Vec<(String, Json)>;
-
 /// `type eq "work" and primary eq true].value`: the terms, and what comes after the bracket.
 fn parse_filter(text: &str) -> Result<(Terms, &str), String> {
     const FORM: &str = "a filter is written [type eq \"work\"], or several joined by `and`";
