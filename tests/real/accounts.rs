@@ -51,7 +51,8 @@ deadline: {{ deprovision: 5m }}
 
 /// The example's entitlements, with grants for `staff`.
 pub fn with_staff_groups(text: &str) -> String {
-    let grant = "grants:\n  - name: staff by department\n    to: { staff: \"lookup(tables.department, department, [])\" }\n";
+    let grant =
+        "grants:\n  - name: staff by department\n    to: { staff: \"lookup(tables.department, department, [])\" }\n";
     replaced(text, "grants:\n", grant)
 }
 

@@ -164,13 +164,8 @@ impl Rig {
     pub fn spawn(&mut self, name: &str, args: &[&str]) {
         let log = self.dir.path().join(format!("{name}.log"));
         let out = File::options().create(true).append(true).open(&log).unwrap();
-        let child = self
-            .command(args)
-            .stdin(Stdio::null())
-            .stdout(out.try_clone().unwrap())
-            .stderr(out)
-            .spawn()
-            .unwrap();
+        let child =
+            self.command(args).stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap();
         self.processes.push(Process { name: name.to_owned(), child, log });
     }
 

@@ -149,7 +149,9 @@ fn an_unknown_layout_is_refused(story: &mut Story) {
     rig.make_source_topics();
     let right = std::fs::read_to_string(rig.config_dir().join("lockstep.yaml")).unwrap();
     rig.write_config("lockstep.yaml", &replaced(&right, "inbox_partitions: 16", "inbox_partitions: 8"));
-    for args in [&["processor", "--listen", "127.0.0.1:0"][..], &["worker", "--target", "staff", "--listen", "127.0.0.1:0"]] {
+    for args in
+        [&["processor", "--listen", "127.0.0.1:0"][..], &["worker", "--target", "staff", "--listen", "127.0.0.1:0"]]
+    {
         let said = rig.run(args);
         assert_eq!(said.code, 3, "{}", said.err);
         assert!(said.err.contains("it has 16 partitions instead of 8"), "{}", said.err);
@@ -260,7 +262,11 @@ fn check_topics(story: &mut Story) {
             }
             Ok(())
         });
-        println!("{target}: {} commands to {} accounts", commands.values().map(Vec::len).sum::<usize>(), commands.len());
+        println!(
+            "{target}: {} commands to {} accounts",
+            commands.values().map(Vec::len).sum::<usize>(),
+            commands.len()
+        );
     }
     let decided = story.rig.names.decisions();
     story.rig.until("every deprovision is verified", PATIENCE, |rig| {
@@ -274,7 +280,9 @@ fn check_topics(story: &mut Story) {
             count(|kind| matches!(kind, DecisionKind::Left)),
             count(|kind| matches!(kind, DecisionKind::Rehired)),
         );
-        let says = format!("{minted} minted, {joined} joined, {left} left, {again} back, {opened} opened, {verified} verified");
+        let says = format!(
+            "{minted} minted, {joined} joined, {left} left, {again} back, {opened} opened, {verified} verified"
+        );
         if minted == 14 && left == 4 && again == 1 && opened > 0 && opened == verified { Ok(()) } else { Err(says) }
     });
     assert_eq!(story.rig.records(&story.rig.names.source_dead_letters()).len(), 1, "what is no Avro");
