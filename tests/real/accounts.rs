@@ -34,6 +34,7 @@ connector:
       mail: emails[type eq "work"].value
       department: {ENTERPRISE}:department
     create_groups: true
+  concurrency: 4 # the server works off one request after the other
 account:
   when: department != 'Finance'
   match: userName
