@@ -173,7 +173,7 @@ fn load_loses_nothing_and_doubles_nothing() {
     }
     let between = BETWEEN_LEAVERS.as_millis();
     println!(
-        "a leaver every {between} ms, the last one's  event {:.1} s after the movers'",
+        "a leaver every {between} ms, the last one's event {:.1} s after the movers'",
         began.elapsed().as_secs_f64()
     );
     load.leave_behind(began);

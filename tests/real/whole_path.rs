@@ -119,7 +119,12 @@ fn people_join_move_and_leave_through_every_part() {
         story.rig.spawn_serving(name, args);
     }
     story.rig.spawn("poll", &["poll", "keycloak", "--source", "idp"]);
-    story.rig.wait_ready(&["processor", "worker-directory", "worker-staff", "serve"]);
+    let serving = ["processor", "worker-directory", "worker-staff", "serve"];
+    story.rig.wait_ready(&serving);
+    for name in serving {
+        let metrics = story.rig.get(&format!("{}/metrics", story.rig.url(name).unwrap()));
+        assert!(metrics.starts_with("200") && metrics.contains("\n# TYPE lockstep_"), "{name}: {metrics}");
+    }
 
     let users = join(&mut story);
     change(&mut story, &users);
