@@ -13,6 +13,7 @@ mod ledger;
 mod load;
 mod process;
 #[path = "../sim/random.rs"]
+#[allow(dead_code)] // the simulator uses the rest
 mod random;
 mod table;
 

@@ -47,9 +47,9 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    /// How long after its start it was ready; None if it was not within the wait.
+    /// Waits until it is ready, and gives how long after its start that was seen; None if it was not within the wait.
     pub fn ready(&mut self, wait: Duration) -> Option<Duration> {
-        let until = self.began + wait;
+        let until = Instant::now() + wait;
         while Instant::now() < until {
             if self.is_ready() {
                 return Some(self.began.elapsed());

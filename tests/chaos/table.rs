@@ -2,7 +2,7 @@
 //! change of an account in the order in which it took place.
 
 use crate::load::{Row, Rows};
-use sqlx::{AssertSqlSafe, PgPool, Row as _, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, Row as _, SqlitePool};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::runtime::Runtime;
 
@@ -11,6 +11,18 @@ pub struct Tables {
     pool: Pool,
     /// The schema's name and a dot, or nothing.
     schema: String,
+}
+
+/// A lock that is held.
+pub struct Held<'a> {
+    tokio: &'a Runtime,
+    connection: Option<PgConnection>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.tokio.block_on(self.connection.take().unwrap().close()).unwrap();
+    }
 }
 
 enum Pool {
@@ -82,9 +94,26 @@ impl Tables {
         }
     }
 
-    /// Rows of texts.
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// Holds an advisory lock of PostgreSQL until it is dropped.
+    pub fn hold(&self, lock: u32) -> Held<'_> {
+        let Pool::Postgres(pool) = &self.pool else { panic!("SQLite has no such locks") };
+        let mut connection = self.tokio.block_on(pool.acquire()).unwrap().detach();
+        let statement = AssertSqlSafe(format!("SELECT pg_advisory_lock({lock})"));
+        self.tokio.block_on(sqlx::raw_sql(statement).execute(&mut connection)).unwrap();
+        Held { tokio: &self.tokio, connection: Some(connection) }
+    }
+
+    /// Rows of texts, from tables of this target.
     pub fn texts(&self, statement: &str) -> Vec<Vec<Option<String>>> {
-        let statement = AssertSqlSafe(statement.replace("FROM ", &format!("FROM {}", self.schema)));
+        self.texts_as_they_are(&statement.replace("FROM ", &format!("FROM {}", self.schema)))
+    }
+
+    pub fn texts_as_they_are(&self, statement: &str) -> Vec<Vec<Option<String>>> {
+        let statement = AssertSqlSafe(statement.to_owned());
         match &self.pool {
             Pool::Postgres(pool) => {
                 let rows = self.tokio.block_on(sqlx::query(statement).fetch_all(pool)).unwrap();
