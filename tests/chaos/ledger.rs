@@ -4,7 +4,7 @@ use lockstep::bus::{Bus, Incoming};
 use lockstep::codec::public::PublicCodec;
 use lockstep::model::topic::TopicNames;
 use lockstep::model::{Command, Outcome, ResultEvent, TargetName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// All records of a topic, partition by partition.
@@ -31,8 +31,8 @@ pub struct Ledger {
     pub parked: usize,
 }
 
-/// Every account's generations are 1, 2, 3 … in this order, each verified or superseded once at most and the last verified; none was
-/// verified after a newer one.
+/// Every account's generations are 1, 2, 3 … in this order, each verified or superseded once, the last verified, and none
+/// verified after a newer one. (That one is superseded may be said before the one before it, which is being carried out, is verified.)
 pub fn check(bus: &dyn Bus, names: &TopicNames, target: &str) -> Ledger {
     let codec = PublicCodec::new(None);
     let target = TargetName::from(target);
@@ -46,31 +46,31 @@ pub fn check(bus: &dyn Bus, names: &TopicNames, target: &str) -> Ledger {
         ledger.commands += 1;
     }
     ledger.accounts = newest.len();
-    let mut settled: BTreeMap<String, u64> = BTreeMap::new();
+    let mut settled: BTreeSet<(String, u64)> = BTreeSet::new();
+    let mut verified: BTreeMap<String, u64> = BTreeMap::new();
     for record in read_all(bus, &names.results()) {
         let result: ResultEvent = codec.decode(record.value.as_deref().unwrap()).unwrap();
         if result.target != target {
             continue;
         }
+        let (account, generation) = (result.account.0.clone(), result.generation.0);
         match result.outcome {
-            Outcome::Verified => ledger.verified += 1,
+            Outcome::Verified => {
+                ledger.verified += 1;
+                let before = verified.insert(account.clone(), generation).unwrap_or_default();
+                assert!(before < generation, "{account}: generation {generation} is verified after {before}");
+            }
             Outcome::Superseded => ledger.superseded += 1,
             Outcome::Parked => {
                 ledger.parked += 1;
                 continue;
             }
-            outcome => panic!("{} of {}: {}", outcome.as_str(), result.account, result.message.unwrap_or_default()),
+            outcome => panic!("{} of {account}: {}", outcome.as_str(), result.message.unwrap_or_default()),
         }
-        let before = settled.insert(result.account.0.clone(), result.generation.0).unwrap_or_default();
-        assert!(
-            before < result.generation.0,
-            "{}: {} of generation {} after {before}",
-            result.account,
-            result.outcome.as_str(),
-            result.generation.0
-        );
+        assert!(settled.insert((account.clone(), generation)), "{account}: two results of generation {generation}");
     }
-    assert_eq!(settled, newest, "the newest command of every account has a result");
+    assert_eq!(verified, newest, "the newest command of every account is verified");
+    assert_eq!(settled.len(), ledger.commands, "every command has a result");
     for topic in [names.source_dead_letters(), names.dead_letters(&target)] {
         assert_eq!(read_all(bus, &topic).len(), 0, "{topic} is empty");
     }
