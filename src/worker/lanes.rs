@@ -214,7 +214,7 @@ impl LaneLoop {
             match &completion.ended {
                 Ended::Verified { .. } | Ended::Differs { .. } => self.breaker.succeeded(),
                 Ended::Failed { class, .. } => self.breaker.failed(*class, now),
-                Ended::Superseded => {}
+                Ended::Superseded => self.breaker.told_nothing(),
             }
             let CallId { partition, account, .. } = completion.id.clone();
             let mut lane = self.lane(partition, &account)?;
@@ -324,6 +324,7 @@ impl LaneLoop {
             Ok(()) => {}
             Err(CommitError::Rewound(reason)) => {
                 self.metrics.rewinds_total.inc();
+                self.breaker.told_nothing();
                 tracing::warn!(target_name = %self.settings.target, reason, "transaction aborted; its records come again");
                 // Ended calls stay in `completions` and are taken in again from the rows as they were.
                 let own: Vec<u32> = self.partitions.keys().copied().collect();
@@ -433,6 +434,7 @@ impl LaneLoop {
 
     fn revoked(&mut self) {
         self.assignment += 1;
+        self.breaker.told_nothing();
         self.partitions.clear();
         self.in_flight.clear();
         self.completions.clear();
@@ -468,7 +470,7 @@ impl LaneLoop {
                 let mut lane = self.open(&account, &row);
                 let call = CallId { assignment: self.assignment, partition: id, account: account.clone() };
                 if !self.in_flight.contains(&call) {
-                    lane.restore(self.settings.policy.call_timeout);
+                    lane.restore(self.now.now(), self.settings.policy.call_timeout);
                 }
                 if let Some(due) = lane.due() {
                     partition.queue.insert((lane.priority(), due, account.clone()));
