@@ -6,7 +6,9 @@
 
 mod batch;
 mod bundles;
+mod figures;
 mod intake;
+mod lag;
 mod outputs;
 mod partition;
 mod processor;
@@ -14,6 +16,7 @@ mod restore;
 
 pub use bundles::BundleStore;
 pub use intake::Codecs;
+pub use lag::{Lag, Positions};
 pub use outputs::Publisher;
 pub use partition::Quarantined;
 pub use processor::{Processor, ProcessorError, ProcessorSettings, Turn};

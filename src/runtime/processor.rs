@@ -6,7 +6,9 @@ use super::intake::{Codecs, Intake, Taken, Unavailable};
 use super::outputs::{OutputError, Publisher};
 use super::partition::{Emitted, Partition};
 use super::restore::{RestoreError, restore};
-use crate::bus::{BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Poll, Session, Transaction};
+use crate::bus::{
+    BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Poll, Session, TopicPartition, Transaction,
+};
 use crate::model::topic::TopicNames;
 use crate::model::{InboxRecord, PartitionId, envelope};
 use crate::rules::Bundle;
@@ -148,7 +150,7 @@ impl Processor {
         if count > 0 {
             self.metrics.batch_records.observe(count as f64);
         }
-        self.publisher.show_ages(wall);
+        self.publisher.show(wall);
         let mut more = false;
         for partition in self.partitions.values_mut() {
             more |= partition.fire_timers(TIMERS_A_TURN, &mut emitted)?;
@@ -176,6 +178,11 @@ impl Processor {
         Ok(Turn { records: count, committed: true, more })
     }
 
+    /// Where it stands in each partition that it reads, by what is committed.
+    pub fn positions(&self) -> BTreeMap<TopicPartition, i64> {
+        self.session.positions()
+    }
+
     /// Leaves the group; everything is committed.
     pub fn stop(self) -> Result<(), ProcessorError> {
         Ok(self.session.leave()?)
@@ -191,8 +198,10 @@ impl Processor {
                     let position = self.positions.entry(*id).or_default();
                     *position += records;
                     let partition = self.partitions.get_mut(id).expect("only own partitions are written");
-                    partition.settle(*position)?;
+                    let writes = partition.settle(*position)?;
+                    self.publisher.written(*id, &writes);
                 }
+                self.publisher.committed();
                 Ok(())
             }
             Err(CommitError::Rewound(reason)) => {
@@ -248,6 +257,7 @@ impl Processor {
 
     fn assigned(&mut self, partitions: &[(String, u32)]) -> Result<(), ProcessorError> {
         self.partitions.clear();
+        self.publisher.forget();
         let inbox = self.settings.topics.inbox();
         for (_, id) in partitions.iter().filter(|(topic, _)| *topic == inbox) {
             self.restore(*id)?;
