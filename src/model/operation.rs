@@ -16,7 +16,6 @@ pub struct Operation {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "do", rename_all = "snake_case")]
 pub enum Action {
     /// Let held removals go: one account, or all of a target, or (both None) all of the tenant.
     GuardRelease { target: Option<TargetName>, account: Option<AccountId> },
