@@ -7,4 +7,5 @@ mod deadline;
 mod guard;
 mod health;
 mod logs;
+mod quarantine;
 mod shop;
