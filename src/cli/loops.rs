@@ -40,6 +40,8 @@ const SETTLED: Duration = Duration::from_secs(60);
 const LAG_EVERY: Duration = Duration::from_secs(1);
 /// Of a call to the outside beside which the worker's own time-out gives up.
 const CALL_SLACK: Duration = Duration::from_secs(2);
+/// Exchanges of a call until its change has arrived or never will: a read, and the change itself.
+const CHANGING_EXCHANGES: u32 = 2;
 
 /// What the loops have come to, for whoever waits until all is done.
 #[derive(Debug, Default)]
@@ -235,14 +237,14 @@ impl Parts {
         let rules = self.bundle.target(target).expect("the target was looked up when the command line was read");
         let connector = self.connector(rules)?;
         let topics = self.installation.topics.clone();
-        let call_timeout = rules.timeout + CALL_SLACK;
+        let exchange_timeout = rules.timeout + CALL_SLACK;
         let newest = Arc::new(Newest::new());
         let settings = LaneSettings {
             target: target.clone(),
             group: format!("{}worker.{target}", topics.prefix),
             instance: self.instance.clone(),
             format: rules.format,
-            policy: RetryPolicy::new(call_timeout, Instant::now()),
+            policy: RetryPolicy::new(exchange_timeout * CHANGING_EXCHANGES, Instant::now()),
             concurrency: rules.concurrency,
             dead_letter_bytes: self.largest(&topics.source_dead_letters()),
             topics,
@@ -263,7 +265,7 @@ impl Parts {
             newest,
             metrics: Arc::clone(&self.metrics),
             target: target.0.clone(),
-            call_timeout,
+            exchange_timeout,
             runtime: self.runtime.clone(),
         };
         let (mut before, mut told) = (0, Instant::now());

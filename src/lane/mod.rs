@@ -60,7 +60,7 @@ pub enum Work {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pending {
     pub command: Box<Command>,
-    /// What is to be done: a create that was never carried out stays one, whatever has superseded it.
+    /// What is to be done: the command's own, or a create where the account turns out not to be there.
     pub op: Op,
     /// Calls made so far.
     pub calls: u32,
@@ -195,10 +195,15 @@ impl Lane {
         match std::mem::take(&mut self.work) {
             Work::Waiting(mut pending) => {
                 pending.command.revoked = self.owed.clone();
+                let external_id = self.external_id.clone().or_else(|| pending.command.external_id.clone());
+                if matches!(pending.op, Op::Update | Op::Enable) && external_id.is_none() {
+                    // Its create was superseded before it was carried out: the account is still to be made.
+                    pending.op = Op::Create;
+                }
                 let call = Call {
                     command: pending.command.clone(),
                     op: pending.op,
-                    external_id: self.external_id.clone().or_else(|| pending.command.external_id.clone()),
+                    external_id,
                     read_first: pending.unknown,
                     check: false,
                 };
@@ -452,11 +457,7 @@ impl Lane {
 impl Pending {
     /// A command that takes the place of `old`, if any: what `old` left open at the target is still to be reckoned with.
     fn new(command: Box<Command>, old: Option<&Pending>, now: Timestamp) -> Self {
-        let op = match (old.map(|old| old.op), command.op) {
-            // The account is not there yet: an update of it has to make it.
-            (Some(Op::Create), Op::Update | Op::Enable) => Op::Create,
-            (_, op) => op,
-        };
+        let op = command.op;
         let not_before = old.map_or(Timestamp::default(), |old| old.not_before);
         let unknown = old.is_some_and(|old| old.unknown);
         Self { command, op, calls: 0, attempts: 0, due: now.max(not_before), unknown, not_before }

@@ -21,7 +21,7 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// The same for disable and delete: a leaver is worth more tries.
     pub deprovision_attempts: u32,
-    /// After this a call's outcome is unknown.
+    /// After this no call can still change anything: it has arrived, or it never will.
     pub call_timeout: Duration,
     clock: Stopped,
 }

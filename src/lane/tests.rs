@@ -93,6 +93,19 @@ fn an_update_that_overtakes_its_create_makes_the_account() {
 }
 
 #[test]
+fn an_enable_that_overtakes_create_and_disable_makes_the_account() {
+    let mut lane = lane([command(1, Op::Create), command(2, Op::Disable), command(3, Op::Enable)]);
+    assert_eq!(lane.start(Timestamp(0)).unwrap().op, Op::Create);
+}
+
+#[test]
+fn an_update_of_an_account_that_is_known_creates_nothing() {
+    let mut update = command(7, Op::Update);
+    update.external_id = Some("x".to_owned());
+    assert_eq!(lane([update]).start(Timestamp(0)).unwrap().op, Op::Update);
+}
+
+#[test]
 fn a_disable_that_overtakes_its_create_never_creates() {
     let mut lane = lane([command(1, Op::Create), command(2, Op::Disable)]);
     assert_eq!(lane.start(Timestamp(0)).unwrap().op, Op::Disable);

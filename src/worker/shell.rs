@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 const BUSY_WAIT: Duration = Duration::from_millis(2);
 
+/// Exchanges of one call: a read, the change, and the read-back.
+const MOST_EXCHANGES: u32 = 3;
+
 pub type ShellError = WorkerError;
 
 pub struct Shell {
@@ -24,13 +27,13 @@ pub struct Shell {
     pub metrics: Arc<Metrics>,
     pub target: String,
     /// Of one exchange with the target.
-    pub call_timeout: Duration,
+    pub exchange_timeout: Duration,
     pub runtime: Handle,
 }
 
 impl Shell {
-    /// Runs until cancelled: then calls under way get their time-out to end, and their results are committed. `beat` is told
-    /// after each turn whether the worker is ready.
+    /// Runs until cancelled: then calls under way get their time to end, and their results are committed. `beat` sees the loop
+    /// after each turn.
     pub fn run(mut self, cancel: &CancellationToken, mut beat: impl FnMut(&LaneLoop)) -> Result<(), ShellError> {
         // As many as calls under way, so bounded by the concurrency.
         let (ended, completions) = channel();
@@ -38,7 +41,7 @@ impl Shell {
             self.turn(&completions, &ended, true)?;
             beat(&self.lanes);
         }
-        let until = Instant::now() + self.call_timeout * 2;
+        let until = Instant::now() + self.exchange_timeout * MOST_EXCHANGES;
         while self.lanes.in_flight() > 0 && Instant::now() < until {
             self.turn(&completions, &ended, false)?;
         }
@@ -63,7 +66,7 @@ impl Shell {
     fn call(&self, started: StartedCall, ended: Sender<Completion>) {
         let (connector, newest, metrics) =
             (Arc::clone(&self.connector), Arc::clone(&self.newest), Arc::clone(&self.metrics));
-        let (target, limit) = (self.target.clone(), self.call_timeout);
+        let (target, limit) = (self.target.clone(), self.exchange_timeout);
         self.runtime.spawn(async move {
             let began = Instant::now();
             let end = make(connector.as_ref(), &started.call, &newest, limit).await;

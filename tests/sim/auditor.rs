@@ -1,12 +1,11 @@
 //! The auditor: reads the targets themselves and the logs, and trusts nothing that Lockstep says of itself.
 
 use crate::story::{Facts, TARGETS};
-use crate::world::World;
+use crate::world::{REPLAYED, World, read_all};
 use lockstep::codec::public::PublicCodec;
 use lockstep::connector::Observed;
 use lockstep::model::{Attributes, Command, Desired, Generation, SourceName, TargetName, Value};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 pub fn audit(world: &World) -> Result<(), String> {
     for target in TARGETS {
@@ -153,23 +152,12 @@ fn history(world: &World, target: &str) -> String {
     lines.join("\n")
 }
 
+/// Those that Lockstep wrote.
 fn commands(world: &World, target: &str) -> Vec<Command> {
-    let topic = world.topics.commands(&TargetName::from(target));
-    let mut reader = world.bus.reader().expect("a reader");
-    for partition in 0..world.bus.partitions(&topic).expect("partitions").unwrap_or(0) {
-        reader.seek(&topic, partition, 0).expect("a seek");
-    }
-    let mut commands = Vec::new();
-    loop {
-        let records = reader.poll(1_000, Duration::ZERO).expect("a poll");
-        if records.is_empty() {
-            return commands;
-        }
-        let codec = PublicCodec::new(None);
-        commands.extend(
-            records
-                .into_iter()
-                .map(|record| codec.decode::<Command>(&record.value.unwrap_or_default()).expect("a command")),
-        );
-    }
+    let codec = PublicCodec::new(None);
+    read_all(world.bus.as_ref(), &world.topics.commands(&TargetName::from(target)))
+        .into_iter()
+        .filter(|record| !record.headers.iter().any(|(name, _)| name == REPLAYED))
+        .map(|record| codec.decode::<Command>(&record.value.unwrap_or_default()).expect("a command"))
+        .collect()
 }

@@ -1,5 +1,6 @@
 //! SplitMix64 (Steele, Lea and Flood, 2014): all that happens by chance comes from one seed.
 
+#[derive(Default)]
 pub struct Random(u64);
 
 impl Random {

@@ -40,9 +40,14 @@ const FILES: [(&str, &str); 6] = [
     ),
 ];
 
-pub fn bundle() -> Bundle {
+/// Half of the seeds route both sources by the worker, so that a person's records meet in one partition.
+pub fn bundle(seed: u64) -> Bundle {
+    let text_of = |path: &str, text: &str| match seed % 2 == 1 && path.starts_with("sources/") {
+        true => format!("{text}route_by: worker\n"),
+        false => text.to_owned(),
+    };
     let files: Vec<SourceFile> =
-        FILES.iter().map(|(path, text)| SourceFile { path: (*path).to_owned(), text: (*text).to_owned() }).collect();
+        FILES.iter().map(|(path, text)| SourceFile { path: (*path).to_owned(), text: text_of(path, text) }).collect();
     Bundle::compile(&files).unwrap_or_else(|faults| panic!("the simulation's own rules: {faults:#?}"))
 }
 

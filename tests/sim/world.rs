@@ -3,9 +3,9 @@
 use crate::random::Random;
 use crate::story::{self, Story, TARGETS};
 use crate::target::SimTarget;
-use lockstep::bus::embedded::{Clock, EmbeddedBus, VirtualClock};
+use lockstep::bus::embedded::{Clock, EmbeddedBus, Fault, FaultPoint, VirtualClock};
 use lockstep::bus::topics::{self, Wishes};
-use lockstep::bus::{Bus, Outgoing, TopicSpec};
+use lockstep::bus::{Bus, Incoming, Outgoing, TopicSpec};
 use lockstep::codec::public::PublicCodec;
 use lockstep::codec::source::SourceDecoder;
 use lockstep::lane::RetryPolicy;
@@ -18,10 +18,12 @@ use lockstep::store::memory::MemoryStores;
 use lockstep::telemetry::Metrics;
 use lockstep::worker::{Completion, LaneLoop, LaneSettings, Newest, StartedCall, make};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const PARTITIONS: u32 = 3;
+/// Marks a command that Lockstep did not write.
+pub const REPLAYED: &str = "replayed";
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Turns after the last event within which everything must have come to rest: far more than any seed has needed.
 const MOST_TURNS_TO_REST: usize = 20_000;
@@ -37,6 +39,10 @@ pub struct Counted {
     pub answers_lost: u64,
     pub lies: u64,
     pub late_calls: u64,
+    pub commits_aborted: u64,
+    pub crashes_before_commit: u64,
+    pub crashes_after_commit: u64,
+    pub stale_commands: u64,
 }
 
 impl Counted {
@@ -49,6 +55,43 @@ impl Counted {
         self.answers_lost += other.answers_lost;
         self.lies += other.lies;
         self.late_calls += other.late_calls;
+        self.commits_aborted += other.commits_aborted;
+        self.crashes_before_commit += other.crashes_before_commit;
+        self.crashes_after_commit += other.crashes_after_commit;
+        self.stale_commands += other.stale_commands;
+    }
+}
+
+/// What happens to commits: most take place.
+#[derive(Default)]
+struct Commits {
+    random: Random,
+    calm: bool,
+    aborted: u64,
+    crashed_before: u64,
+    crashed_after: u64,
+}
+
+impl Commits {
+    fn fault(&mut self) -> Fault {
+        if self.calm {
+            return Fault::None;
+        }
+        match self.random.below(100) {
+            0..4 => {
+                self.aborted += 1;
+                Fault::Refuse
+            }
+            4..7 => {
+                self.crashed_before += 1;
+                Fault::CrashBefore
+            }
+            7..10 => {
+                self.crashed_after += 1;
+                Fault::CrashAfter
+            }
+            _ => Fault::None,
+        }
     }
 }
 
@@ -70,6 +113,7 @@ pub struct World {
     pub bus: Arc<dyn Bus>,
     pub topics: TopicNames,
     pub counted: Counted,
+    commits: Arc<Mutex<Commits>>,
     clock: VirtualClock,
     now: Now,
     stores: MemoryStores,
@@ -86,7 +130,13 @@ impl World {
         let clock = VirtualClock::at(Timestamp(1_700_000_000_000));
         let now: Now = Arc::new(clock.clone());
         let topics = TopicNames::new("lockstep.");
-        let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(Arc::clone(&now)));
+        let commits = Arc::new(Mutex::new(Commits { random: Random::new(random.next()), ..Commits::default() }));
+        let faults = Arc::clone(&commits);
+        let faults = move |point: FaultPoint<'_>| match point {
+            FaultPoint::Commit { .. } => faults.lock().unwrap().fault(),
+            FaultPoint::Append => Fault::None,
+        };
+        let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory_with_faults(Arc::clone(&now), Box::new(faults)));
         bus.create(&specs(&topics)).expect("topics are made");
         let story = story::write(&mut random);
         let workers = TARGETS.map(|target| {
@@ -101,12 +151,13 @@ impl World {
         });
         Self {
             seed,
-            bundle: Arc::new(story::bundle()),
+            bundle: Arc::new(story::bundle(seed)),
             targets: TARGETS.map(|target| (target, Arc::new(SimTarget::new(random.next())))).into(),
             story,
             bus,
             topics,
             counted: Counted::default(),
+            commits,
             clock,
             now,
             stores: MemoryStores::new(),
@@ -127,6 +178,7 @@ impl World {
         for target in self.targets.values() {
             *target.faulty.lock().unwrap() = false;
         }
+        self.commits.lock().unwrap().calm = true;
         let mut calm = 0;
         for _ in 0..MOST_TURNS_TO_REST {
             let busy = self.turn_processor() | TARGETS.map(|target| self.turn_worker(target)).contains(&true);
@@ -138,6 +190,10 @@ impl World {
                 for target in self.targets.values() {
                     self.counted.add(&target.counted.lock().unwrap().clone());
                 }
+                let commits = self.commits.lock().unwrap();
+                self.counted.commits_aborted = commits.aborted;
+                self.counted.crashes_before_commit = commits.crashed_before;
+                self.counted.crashes_after_commit = commits.crashed_after;
                 return;
             }
         }
@@ -166,7 +222,8 @@ impl World {
             }
             92..95 => self.crash_processor(old_disk),
             95..98 => self.crash_worker(),
-            _ => self.pass(60_000),
+            98 => self.pass(60_000),
+            _ => self.repeat_a_command(),
         }
     }
 
@@ -194,6 +251,11 @@ impl World {
         let processor = self.processor.as_mut().expect("just started");
         match processor.turn(Duration::ZERO) {
             Ok(turn) => turn.committed || turn.more,
+            // A commit after which the process is gone, whether it took place or not.
+            Err(_) if !self.commits.lock().unwrap().calm => {
+                self.processor = None;
+                true
+            }
             Err(error) => panic!("seed {}: the processor stopped: {error}", self.seed),
         }
     }
@@ -271,6 +333,10 @@ impl World {
                 }
                 busy
             }
+            Err(_) if !self.commits.lock().unwrap().calm => {
+                self.drop_worker(target);
+                true
+            }
             Err(error) => panic!("seed {}: the worker of {target} stopped: {error}", self.seed),
         }
     }
@@ -300,6 +366,25 @@ impl World {
             worker.ended.push(Completion { id: started.id, ended });
         }
         worker.calls = waiting;
+    }
+
+    /// Somebody replays an old command, as at-least-once tools do.
+    fn repeat_a_command(&mut self) {
+        let target = *self.random.pick(&TARGETS);
+        let records = read_all(self.bus.as_ref(), &self.topics.commands(&target.into()));
+        if records.is_empty() {
+            return;
+        }
+        let again = self.random.pick(&records);
+        let record = Outgoing {
+            topic: again.topic.clone(),
+            partition: Some(again.partition),
+            key: again.key.clone(),
+            value: again.value.clone(),
+            headers: vec![(REPLAYED.to_owned(), Vec::new())],
+        };
+        self.bus.append(vec![record]).expect("the command is taken");
+        self.counted.stale_commands += 1;
     }
 
     /// The process is gone between two turns: nothing in its memory is left, and its disk may be an old one, or none.
@@ -347,4 +432,20 @@ fn specs(names: &TopicNames) -> Vec<TopicSpec> {
     let mut specs = topics::specs(names, &TARGETS.map(TargetName::from), &wishes);
     specs.extend([story::HR_TOPIC, story::IDP_TOPIC].map(|topic| topics::source(topic, 2)));
     specs
+}
+
+/// Everything on a topic.
+pub fn read_all(bus: &dyn Bus, topic: &str) -> Vec<Incoming> {
+    let mut reader = bus.reader().expect("a reader");
+    for partition in 0..bus.partitions(topic).expect("partitions").unwrap_or(0) {
+        reader.seek(topic, partition, 0).expect("a seek");
+    }
+    let mut all = Vec::new();
+    loop {
+        let records = reader.poll(1_000, Duration::ZERO).expect("a poll");
+        if records.is_empty() {
+            return all;
+        }
+        all.extend(records);
+    }
 }

@@ -6,7 +6,7 @@ use crate::bus::{BusError, Membership};
 use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
@@ -14,7 +14,6 @@ use rdkafka::types::RDKafkaRespErr;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A coordinator aborts what a dead process left open after this long, if nobody takes its place before.
@@ -242,7 +241,6 @@ impl ConsumerContext for Plain {}
 #[derive(Default)]
 pub(super) struct Member {
     changes: Mutex<VecDeque<Change>>,
-    closing: AtomicBool,
 }
 
 /// What the group decided.
@@ -265,11 +263,6 @@ impl Member {
     pub(super) fn has_change(&self) -> bool {
         !self.changes.lock().expect("no holder of this lock panics").is_empty()
     }
-
-    /// From now on nobody polls: closing has to answer rebalances by itself, or it waits for ever.
-    pub(super) fn close(&self) {
-        self.closing.store(true, Ordering::SeqCst);
-    }
 }
 
 impl ClientContext for Member {
@@ -283,13 +276,7 @@ impl ClientContext for Member {
 }
 
 impl ConsumerContext for Member {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        if self.closing.load(Ordering::SeqCst) {
-            if let Err(e) = consumer.unassign() {
-                tracing::warn!(target: "librdkafka", "giving partitions back: {}", describe(&e));
-            }
-            return;
-        }
+    fn rebalance(&self, _: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         let change = match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assign(partition_names(partitions)),
             _ => Change::Revoke,

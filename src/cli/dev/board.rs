@@ -51,9 +51,19 @@ struct Follower {
     /// When each event came in, by its id; the oldest are forgotten.
     arrived: HashMap<String, Timestamp>,
     order: VecDeque<String>,
-    /// By idempotency key: whose account, and when its cause came in.
-    commands: HashMap<String, (String, Option<Timestamp>)>,
+    /// By idempotency key.
+    commands: HashMap<String, Commanded>,
     summary: Summary,
+}
+
+#[derive(Clone)]
+struct Commanded {
+    /// Whose account.
+    name: String,
+    /// When its cause came in.
+    arrived: Option<Timestamp>,
+    /// What it is for the account, whatever commands it took the place of.
+    op: Op,
 }
 
 impl Board {
@@ -157,7 +167,12 @@ impl Follower {
             _ => command.account.0.clone(),
         };
         let arrived = self.arrived.get(&command.cause.event.0).copied();
-        self.commands.insert(command.idempotency_key(), (name, arrived));
+        let op = match command.op {
+            // Nothing is known of the account at the target yet: this makes it.
+            Op::Update | Op::Enable if command.external_id.is_none() => Op::Create,
+            op => op,
+        };
+        self.commands.insert(command.idempotency_key(), Commanded { name, arrived, op });
     }
 
     fn result(&mut self, record: &Incoming) -> anyhow::Result<()> {
@@ -165,7 +180,11 @@ impl Follower {
             return Ok(());
         };
         let key = result.account.idempotency_key(result.generation);
-        let (name, arrived) = self.commands.get(&key).cloned().unwrap_or_else(|| (result.account.0.clone(), None));
+        let Commanded { name, arrived, op } = self.commands.get(&key).cloned().unwrap_or_else(|| Commanded {
+            name: result.account.0.clone(),
+            arrived: None,
+            op: result.op,
+        });
         let counts = self.summary.targets.entry(result.target.clone()).or_default();
         if matches!(result.outcome, Outcome::Verified | Outcome::Superseded | Outcome::DeadLettered) {
             self.commands.remove(&key);
@@ -174,7 +193,7 @@ impl Follower {
             Outcome::Superseded => return Ok(()),
             Outcome::Verified => {
                 counts.open.remove(&result.account.0);
-                *counts.verified.entry(result.op).or_default() += 1;
+                *counts.verified.entry(op).or_default() += 1;
             }
             outcome => {
                 counts.open.insert(result.account.0.clone(), outcome);
@@ -184,7 +203,7 @@ impl Follower {
         if result.outcome == Outcome::Verified {
             counts.milliseconds.extend(took);
         }
-        let who = match result.op {
+        let who = match op {
             Op::Create => "joiner",
             Op::Update | Op::Verify => "mover",
             Op::Enable => "rehire",
@@ -194,7 +213,7 @@ impl Follower {
         let why = result.message.map_or_else(String::new, |message| format!("  {message}"));
         out::line(format!(
             "{who:<7} {:<8} {:<12} {name:<28} {:<13} {took:>9}{why}",
-            result.op.as_str(),
+            op.as_str(),
             result.target.as_str(),
             result.outcome.as_str()
         ))

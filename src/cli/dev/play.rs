@@ -8,9 +8,13 @@ use crate::model::SourceName;
 use crate::rules::Bundle;
 use anyhow::Context;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Events appended at once: one transaction each.
 const CHUNK: usize = 500;
+/// Up to that many events are played one by one, this far apart.
+const FOLLOWED_BY_EYE: usize = 200;
+const PACE: Duration = Duration::from_millis(25);
 
 /// Events of one source.
 pub struct EventFile {
@@ -46,38 +50,69 @@ pub fn find(bundle: &Bundle, named: Option<&Path>, config: &Path) -> anyhow::Res
     Ok(files)
 }
 
-/// Appends what has not been played before, a line an event. How far a file was played is kept in the data folder; an event that
-/// is played twice after a crash in between has the same id and changes nothing.
+/// Appends what has not been played before, a line an event: each file in its own order, and between files by the events' `time`.
+/// A few events are played at a pace that can be followed by eye. How far a file was played is kept in the data folder; an event
+/// that is played twice after a crash in between has the same id and changes nothing.
 pub fn play(parts: &Parts, files: &[EventFile]) -> anyhow::Result<()> {
-    for file in files {
-        let rules = parts.bundle.source(&file.source).expect("found by the bundle's sources");
-        let text = std::fs::read_to_string(&file.path).with_context(|| format!("reading {}", file.path.display()))?;
-        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        let marker = parts.data.join(format!("played-{}", file.source));
-        let played = std::fs::read_to_string(&marker).ok().and_then(|count| count.trim().parse().ok()).unwrap_or(0);
-        let Some(topic) = rules.topics.first() else { continue };
-        for (number, chunk) in lines.get(played..).unwrap_or_default().chunks(CHUNK).enumerate() {
-            let records = chunk.iter().map(|line| Outgoing {
-                topic: topic.clone(),
-                partition: None,
-                key: record_key(rules, line.as_bytes()).map(String::into_bytes),
-                value: Some(line.as_bytes().to_vec()),
-                headers: Vec::new(),
-            });
-            parts.bus.append(records.collect()).with_context(|| format!("playing {}", file.path.display()))?;
-            let so_far = (played + number * CHUNK + chunk.len()).to_string();
-            std::fs::write(&marker, so_far).with_context(|| format!("writing {}", marker.display()))?;
-        }
-        let (all, old) = (lines.len(), played.min(lines.len()));
-        out::line(match old {
-            0 => format!("played {all} events of {} from {}", file.source, file.path.display()),
-            old => format!(
-                "played {} events of {} from {}; {old} were played before",
-                all - old,
-                file.source,
-                file.path.display()
-            ),
+    let mut decks = files.iter().map(|file| Deck::open(parts, file)).collect::<anyhow::Result<Vec<_>>>()?;
+    let all: usize = decks.iter().map(|deck| deck.lines.len() - deck.next).sum();
+    let (chunk, pause) = if all <= FOLLOWED_BY_EYE { (1, PACE) } else { (CHUNK, Duration::ZERO) };
+    while !parts.cancel.is_cancelled() {
+        let earliest = decks.iter_mut().filter(|deck| deck.next < deck.lines.len()).min_by_key(|deck| deck.time());
+        let Some(deck) = earliest else { break };
+        deck.deal(parts, chunk)?;
+        std::thread::sleep(pause);
+    }
+    for deck in &decks {
+        let (played, path) = (deck.next - deck.before, deck.path.display());
+        out::line(match deck.before {
+            0 => format!("played {played} events of {} from {path}", deck.source),
+            before => format!("played {played} events of {} from {path}; {before} were played before", deck.source),
         })?;
     }
     Ok(())
+}
+
+/// The lines of one file, and how far they have been played.
+struct Deck {
+    source: SourceName,
+    path: PathBuf,
+    lines: Vec<String>,
+    next: usize,
+    /// Played by former runs.
+    before: usize,
+    marker: PathBuf,
+}
+
+impl Deck {
+    fn open(parts: &Parts, file: &EventFile) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(&file.path).with_context(|| format!("reading {}", file.path.display()))?;
+        let lines: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+        let marker = parts.data.join(format!("played-{}", file.source));
+        let before = std::fs::read_to_string(&marker).ok().and_then(|count| count.trim().parse().ok()).unwrap_or(0);
+        let before = lines.len().min(before);
+        Ok(Self { source: file.source.clone(), path: file.path.clone(), lines, next: before, before, marker })
+    }
+
+    /// The next event's own time, as text: RFC 3339 in one zone sorts by time.
+    fn time(&self) -> String {
+        let event: Option<serde_json::Value> = serde_json::from_str(&self.lines[self.next]).ok();
+        event.and_then(|event| Some(event.get("time")?.as_str()?.to_owned())).unwrap_or_default()
+    }
+
+    fn deal(&mut self, parts: &Parts, count: usize) -> anyhow::Result<()> {
+        let rules = parts.bundle.source(&self.source).expect("found by the bundle's sources");
+        let topic = rules.topics.first().expect("a source has a topic");
+        let until = self.lines.len().min(self.next + count);
+        let records = self.lines[self.next..until].iter().map(|line| Outgoing {
+            topic: topic.clone(),
+            partition: None,
+            key: record_key(rules, line.as_bytes()).map(String::into_bytes),
+            value: Some(line.clone().into_bytes()),
+            headers: Vec::new(),
+        });
+        parts.bus.append(records.collect()).with_context(|| format!("playing {}", self.path.display()))?;
+        self.next = until;
+        std::fs::write(&self.marker, until.to_string()).with_context(|| format!("writing {}", self.marker.display()))
+    }
 }

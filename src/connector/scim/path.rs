@@ -6,13 +6,16 @@ use serde_json::{Map, Value as Json};
 
 pub(super) const CORE_USER: &str = "urn:ietf:params:scim:schemas:core:2.0:User";
 
+/// What an element must have, all of it: sub-attribute and value.
+type Terms = Vec<(String, Json)>;
+
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Path {
     /// The extension's URN; None: the core schema.
     pub(super) schema: Option<String>,
     pub(super) attribute: String,
     /// What an element of a multi-valued attribute must have; empty: the attribute is single-valued.
-    pub(super) filter: Vec<(String, Json)>,
+    pub(super) filter: Terms,
     pub(super) sub: Option<String>,
 }
 
@@ -202,7 +205,7 @@ impl Path {
 }
 
 /// `type eq "work" and primary eq true].value`: the terms, and what comes after the bracket.
-fn parse_filter(text: &str) -> Result<(Vec<(String, Json)>, &str), String> {
+fn parse_filter(text: &str) -> Result<(Terms, &str), String> {
     const FORM: &str = "a filter is written [type eq \"work\"], or several joined by `and`";
     let mut terms = Vec::new();
     let mut rest = text;

@@ -121,7 +121,7 @@ fn sqlite_error(error: &SqliteError) -> CallError {
             5 | 6 => (ErrorClass::Throttled, "another process keeps the database locked"),
             13 => (ErrorClass::Capacity, "the disk is full"),
             14 => (ErrorClass::Unreachable, "the database file can't be opened"),
-            18 | 19 | 20 => (ErrorClass::Invalid, "SQLite refused a value"),
+            18..=20 => (ErrorClass::Invalid, "SQLite refused a value"),
             26 => (ErrorClass::ServerFault, "the file is not an SQLite database"),
             _ => (ErrorClass::ServerFault, "SQLite failed"),
         },

@@ -5,8 +5,12 @@
 
 mod call;
 mod error;
+mod groups;
 mod map;
 mod schema;
+
+#[cfg(test)]
+mod tests;
 
 use super::{
     Applied, CallError, Capabilities, Change, Connector, GroupChanges, Limits, Lookup, Observed, OpenError, Page,
@@ -17,7 +21,7 @@ use crate::rules::SqlRules;
 use async_trait::async_trait;
 use call::{Cell, Database, Dialect, Row, Session};
 use map::Column;
-use schema::{DiscoverError, Groups, Layout, NewKey, text_cell};
+use schema::{DiscoverError, Layout, NewKey, text_cell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -40,6 +44,14 @@ struct Stored {
     active: Cell,
     /// By attribute.
     cells: BTreeMap<String, Cell>,
+}
+
+/// A cell as it should be.
+struct Wanted<'a> {
+    column: &'a Column,
+    cell: Cell,
+    /// None: it is the active flag.
+    attribute: Option<&'a str>,
 }
 
 enum Located {
@@ -325,18 +337,18 @@ impl Layout {
     }
 
     /// The desired attributes and active flag as cells of their columns.
-    fn wanted<'a>(&'a self, desired: &Desired) -> Result<Vec<(&'a Column, Cell, Option<&'a str>)>, CallError> {
+    fn wanted(&self, desired: &Desired) -> Result<Vec<Wanted<'_>>, CallError> {
         let mut cells = Vec::new();
         for (name, value) in desired.attributes.iter() {
             let column = self.column(name)?;
             let cell = column.encode(value).map_err(|why| CallError::new(ErrorClass::Invalid, why))?;
             let name = self.columns.get_key_value(name).map(|(name, _)| name.as_str());
-            cells.push((column, cell, name));
+            cells.push(Wanted { column, cell, attribute: name });
         }
         match &self.active {
             Some(active) => {
                 let marker = if desired.active { &active.yes } else { &active.no };
-                cells.push((&active.column, Some(marker.clone()), None));
+                cells.push(Wanted { column: &active.column, cell: Some(marker.clone()), attribute: None });
             }
             None if !desired.active => return Err(no_active_column()),
             None => {}
@@ -350,7 +362,7 @@ impl Layout {
 
     async fn insert(&self, session: &mut Session<'_>, change: &Change) -> Result<String, CallError> {
         let mut cells: Vec<(&Column, Cell)> =
-            self.wanted(&change.desired)?.into_iter().map(|(column, cell, _)| (column, cell)).collect();
+            self.wanted(&change.desired)?.into_iter().map(|wanted| (wanted.column, wanted.cell)).collect();
         cells.extend(self.owned_by(&change.lookup.account));
         if self.new_key == NewKey::AccountId {
             cells.push((&self.key, Some(change.lookup.account.0.clone())));
@@ -375,7 +387,7 @@ impl Layout {
     /// Writes what differs; the row becomes ours if it was nobody's.
     async fn update(&self, session: &mut Session<'_>, change: &Change, stored: &Stored) -> Result<String, CallError> {
         let mut cells: Vec<(&Column, Cell)> = Vec::new();
-        for (column, cell, attribute) in self.wanted(&change.desired)? {
+        for Wanted { column, cell, attribute } in self.wanted(&change.desired)? {
             let shown = match attribute {
                 Some(attribute) => stored.cells.get(attribute).unwrap_or(&None),
                 None => &stored.active,
@@ -446,82 +458,6 @@ impl Layout {
                 "the rules grant groups here, but the target has no groups table; declare connector.sql.groups",
             )),
         }
-    }
-}
-
-impl Groups {
-    fn account_cell(&self, key: &str) -> Result<Cell, CallError> {
-        text_cell(&self.account, key).map_err(|why| CallError::new(ErrorClass::Invalid, why))
-    }
-
-    async fn of(&self, session: &mut Session<'_>, key: &str) -> Result<BTreeSet<String>, CallError> {
-        let mut groups = self.of_all(session, std::iter::once(key)).await?;
-        Ok(groups.remove(key).unwrap_or_default())
-    }
-
-    async fn of_all<'k>(
-        &self,
-        session: &mut Session<'_>,
-        keys: impl Iterator<Item = &'k str>,
-    ) -> Result<BTreeMap<String, BTreeSet<String>>, CallError> {
-        let cells: Vec<Cell> = keys.map(|key| self.account_cell(key)).collect::<Result<_, _>>()?;
-        let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        if cells.is_empty() {
-            return Ok(groups);
-        }
-        let parameters: Vec<String> = (1..=cells.len()).map(|number| self.account.parameter(number)).collect();
-        let statement = format!(
-            "SELECT {}, {} FROM {} AS g WHERE g.{} IN ({})",
-            self.account.select("g"),
-            self.group.select("g"),
-            self.table,
-            self.account.quoted(),
-            parameters.join(", ")
-        );
-        for row in session.rows(statement, &cells).await? {
-            if let [Some(account), Some(group)] = row.as_slice() {
-                groups.entry(account.clone()).or_default().insert(group.clone());
-            }
-        }
-        Ok(groups)
-    }
-
-    async fn regroup(&self, session: &mut Session<'_>, change: &Change, key: &str) -> Result<(), CallError> {
-        let current = self.of(session, key).await?;
-        let changes = GroupChanges::of(&change.desired.entitlements, &change.revoked, &current);
-        let (account, group) = (self.account.quoted(), self.group.quoted());
-        let (first, second) = (self.account.parameter(1), self.group.parameter(2));
-        // Nothing to do where somebody else added it since it was read.
-        let add = format!(
-            "INSERT INTO {} ({account}, {group}) VALUES ({first}, {second}) ON CONFLICT DO NOTHING",
-            self.table
-        );
-        let remove = format!("DELETE FROM {} WHERE {account} = {first} AND {group} = {second}", self.table);
-        for (statement, names) in [(add, changes.add), (remove, changes.remove)] {
-            for name in names {
-                let name = text_cell(&self.group, &name).map_err(|why| CallError::new(ErrorClass::Invalid, why))?;
-                session.run(statement.clone(), &[self.account_cell(key)?, name]).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn clear(&self, session: &mut Session<'_>, key: &str) -> Result<(), CallError> {
-        let statement =
-            format!("DELETE FROM {} WHERE {} = {}", self.table, self.account.quoted(), self.account.parameter(1));
-        session.run(statement, &[self.account_cell(key)?]).await.map(|_| ())
-    }
-
-    /// Carries memberships over to a changed key; a foreign key that cascades has done so already.
-    async fn rename(&self, session: &mut Session<'_>, old: &str, new: &str) -> Result<(), CallError> {
-        let account = self.account.quoted();
-        let statement = format!(
-            "UPDATE {} SET {account} = {} WHERE {account} = {}",
-            self.table,
-            self.account.parameter(1),
-            self.account.parameter(2)
-        );
-        session.run(statement, &[self.account_cell(new)?, self.account_cell(old)?]).await.map(|_| ())
     }
 }
 

@@ -179,7 +179,10 @@ impl Target for Provider {
     }
 
     async fn memberships(&self, key: &str, group: &str) -> usize {
-        let group = self.group(group).await;
+        let id = text(&self.group(group).await["id"]);
+        // Not every provider shows members unasked.
+        let path = format!("Groups/{id}?attributes=id,displayName,members");
+        let group = self.send(Method::GET, &path, None).await.unwrap();
         group["members"].as_array().into_iter().flatten().filter(|member| member["value"] == key).count()
     }
 

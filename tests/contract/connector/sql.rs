@@ -1,9 +1,9 @@
 //! The suite on SQLite and PostgreSQL, each with tables of two kinds.
 
-use super::{Fault, SHORT, TIMEOUT, Target, whole};
+use super::{Fault, SHORT, TIMEOUT, Target, apply, change, desired, lookup, whole};
 use async_trait::async_trait;
 use lockstep::connector::{Connector, Limits, OpenError, open};
-use lockstep::model::{AccountId, Value};
+use lockstep::model::{AccountId, ErrorClass, Op, Value};
 use lockstep::rules::{ConnectorRules, SqlAccounts, SqlActive, SqlGroups, SqlRules};
 use sqlx::{AssertSqlSafe, PgPool, Row as _, SqlitePool};
 use std::collections::BTreeMap;
@@ -265,4 +265,87 @@ async fn postgres_tables_keyed_by_the_account_id() {
         CREATE TABLE SCHEMA.keyed_groups (
             account varchar(300) NOT NULL, name text NOT NULL REFERENCES SCHEMA.teams (name));";
     whole(&postgres(statements, "keyed", ["on".into(), "off".into()]).await).await;
+}
+
+/// A PostgreSQL table with a column of every kind, and what becomes of values in them.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run connector"]
+async fn postgres_types_locks_and_rights() {
+    let statements = "
+        CREATE TABLE SCHEMA.typed (
+            id bigserial PRIMARY KEY, user_name varchar(200) NOT NULL, given_name text, family_name text, mail text, mobile text,
+            department text, owner text, active boolean NOT NULL, started date, seen timestamptz, level smallint, rate numeric(8,2),
+            score real, code uuid, note varchar(5) CHECK (note <> 'bad'));
+        CREATE TABLE SCHEMA.typed_groups (account bigint, name text);";
+    let mut tables = postgres(statements, "typed", [true.into(), false.into()]).await;
+    for column in ["started", "seen", "level", "rate", "score", "code", "note"] {
+        tables.rules.accounts.columns.insert(column.to_owned(), column.to_owned());
+    }
+    tables.connector = opened(&tables.rules, Duration::from_secs(2)).await.unwrap();
+    let mut wanted = desired("ada", &[]);
+    for (name, value) in [
+        ("started", "2026-03-02T00:00:00+01:00".into()),
+        ("seen", "2026-03-02T09:00:00.5+01:00".into()),
+        ("level", Value::Float(3.0)),
+        ("rate", "007.50".into()),
+        ("score", Value::Float(0.1)),
+        ("code", "7F1D0C6E-52A4-4F0E-9D2B-6C6F636B7374".into()),
+        ("note", "\u{e9}t\u{e9}".into()),
+    ] {
+        wanted.attributes.insert(name.to_owned(), value);
+    }
+    let create = change(Op::Create, &lookup("ada", None), &wanted, &[]);
+    let created = apply(&tables, &create).await.unwrap().unwrap();
+    assert_eq!(created.attributes.get("level"), Some(&Value::Int(3)));
+    assert_eq!(created.attributes.get("started"), Some(&Value::from("2026-03-02")));
+    assert_eq!(created.attributes.get("seen"), Some(&Value::from("2026-03-02T08:00:00.5Z")));
+
+    for (name, value, class) in [
+        ("note", "bad", ErrorClass::Invalid),
+        ("note", "sixsix", ErrorClass::Invalid),
+        ("level", "70000", ErrorClass::Invalid),
+        ("started", "2026-02-30", ErrorClass::Invalid),
+        ("givenName", "a\0b", ErrorClass::Invalid),
+    ] {
+        let mut refused = wanted.clone();
+        refused.attributes.insert(name.to_owned(), value.into());
+        let update = change(Op::Update, &create.lookup, &refused, &[]);
+        let error = tables.connector.apply(&update).await.unwrap_err();
+        assert_eq!(error.class, class, "{name}: {error}");
+        assert!(!error.message.contains(value), "{error}");
+    }
+
+    // A row that somebody else holds: the server gives up first, and says so.
+    let Pool::Postgres(pool) = &tables.pool else { panic!("it is PostgreSQL") };
+    let table = &tables.rules.accounts.table;
+    let mut other = pool.begin().await.unwrap();
+    sqlx::query(AssertSqlSafe(format!("SELECT FROM {table} FOR UPDATE"))).execute(&mut *other).await.unwrap();
+    let disable = change(Op::Disable, &create.lookup, &wanted, &[]);
+    let error = tables.connector.apply(&disable).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::UnknownOutcome, "{error}");
+    other.rollback().await.unwrap();
+
+    // Its sessions ended behind its back: the next call opens another.
+    let end = "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity WHERE application_name = 'lockstep' AND query LIKE '%typed%'";
+    tables.pool.run(end.to_owned()).await;
+    assert!(tables.connector.apply(&disable).await.is_ok());
+
+    // A user that may read and not write.
+    let (schema, _) = table.split_once('.').unwrap();
+    let reader = format!("reader_{schema}");
+    tables
+        .pool
+        .run(format!("CREATE ROLE {reader} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {reader}; GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {reader}"))
+        .await;
+    let rules = SqlRules { url: tables.rules.url.replace("postgres@", &format!("{reader}@")), ..tables.rules.clone() };
+    let connector = opened(&rules, TIMEOUT).await.unwrap();
+    assert!(connector.read(&create.lookup).await.unwrap().is_some());
+    assert_eq!(connector.apply(&disable).await.unwrap_err().class, ErrorClass::Permission);
+    tables.pool.run(format!("DROP OWNED BY {reader}; DROP ROLE {reader}")).await;
+
+    // The tables went away.
+    tables.pool.run(format!("DROP SCHEMA {schema} CASCADE")).await;
+    assert_eq!(tables.connector.read(&create.lookup).await.unwrap_err().class, ErrorClass::ServerFault);
+    let Err(error) = opened(&tables.rules, TIMEOUT).await else { panic!("there is no table") };
+    assert!(error.to_string().contains("there is no table"), "{error}");
 }
