@@ -5,7 +5,7 @@
 //! LOCKSTEP_CHAOS_KILLS  of each process (default 5 for `dev` in plain `cargo test`, 20 with servers)
 
 // A test ends where something can't go on.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod dev;
 mod kafka;
