@@ -76,7 +76,8 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     }
     play::play(&parts, &files)?;
     if args.once {
-        while !cancel.is_cancelled() && !(parts.activity.is_quiet(&parts.now, quiet) && board.is_caught_up()) {
+        let done = || parts.activity.is_quiet(&parts.now, quiet) && board.is_caught_up();
+        while !cancel.is_cancelled() && !done() {
             std::thread::sleep(LOOK_EVERY);
         }
         cancel.cancel();
