@@ -32,6 +32,11 @@ impl Breaker {
         self.probing = self.until.is_some();
     }
 
+    /// The call that was to try told nothing: it was never made, found nothing to do, or belongs to another process now.
+    pub fn told_nothing(&mut self) {
+        self.probing = false;
+    }
+
     pub fn is_open(&self) -> bool {
         self.until.is_some()
     }
@@ -95,5 +100,18 @@ mod tests {
         assert!(!breaker.is_open());
         breaker.failed(ErrorClass::Credentials, Timestamp(0));
         assert!(breaker.is_open());
+    }
+
+    #[test]
+    fn a_try_that_tells_nothing_is_followed_by_another() {
+        let mut breaker = Breaker::default();
+        breaker.failed(ErrorClass::Credentials, Timestamp(0));
+        let now = Timestamp(0).plus(FIRST_PAUSE);
+        assert_eq!(breaker.allows(8, now), 1);
+        breaker.started();
+        assert_eq!(breaker.allows(8, now), 0);
+        breaker.told_nothing();
+        assert!(breaker.is_open(), "it has not succeeded");
+        assert_eq!(breaker.allows(8, now), 1);
     }
 }

@@ -287,12 +287,19 @@ fn after_a_crash_what_ran_waits_out_its_time_and_is_read_first() {
     let mut lane = lane([command(1, Op::Create)]);
     lane.start(Timestamp(1_000)).unwrap();
     let mut restored: Lane = crate::model::envelope::open(&crate::model::envelope::seal(&lane)).unwrap();
-    restored.restore(timeout);
-    assert_eq!(restored.due(), Some(Timestamp(11_000)));
-    assert!(restored.start(Timestamp(11_000)).unwrap().read_first);
+    let again = restored.clone();
+    restored.restore(Timestamp(1_500), timeout);
+    assert_eq!(restored.due(), Some(Timestamp(11_500)));
+    assert!(restored.start(Timestamp(11_500)).unwrap().read_first);
+    restored.restore(Timestamp(20_000), timeout);
+    assert_eq!(restored.due(), Some(Timestamp(40_000)), "a read may have come before the change");
+
+    let mut long_ago = again;
+    long_ago.restore(Timestamp(3_600_000), timeout);
+    assert_eq!(long_ago.due(), Some(Timestamp(21_000)), "a call began a commit's length later at most");
 
     let mut waiting = self::lane([command(1, Op::Create)]);
-    waiting.restore(timeout);
+    waiting.restore(Timestamp(1_500), timeout);
     assert_eq!(waiting.due(), Some(Timestamp(0)), "no call was made: no need to wait or to read");
     assert!(!waiting.start(Timestamp(0)).unwrap().read_first);
 }
@@ -302,9 +309,9 @@ fn after_a_crash_a_newer_command_inherits_the_wait() {
     let mut lane = lane([command(1, Op::Create)]);
     lane.start(Timestamp(1_000)).unwrap();
     lane.accept(command(2, Op::Disable), Timestamp(2_000));
-    lane.restore(Duration::from_secs(10));
-    assert_eq!(lane.due(), Some(Timestamp(11_000)));
-    let call = lane.start(Timestamp(11_000)).unwrap();
+    lane.restore(Timestamp(2_500), Duration::from_secs(10));
+    assert_eq!(lane.due(), Some(Timestamp(12_500)));
+    let call = lane.start(Timestamp(12_500)).unwrap();
     assert_eq!((call.op, call.read_first), (Op::Disable, true));
 }
 
@@ -312,10 +319,10 @@ fn after_a_crash_a_newer_command_inherits_the_wait() {
 fn a_command_that_comes_after_a_crash_waits_for_what_may_still_arrive() {
     let mut lane = lane([command(1, Op::Disable)]);
     lane.start(Timestamp(1_000)).unwrap();
-    lane.restore(Duration::from_secs(10));
+    lane.restore(Timestamp(2_500), Duration::from_secs(10));
     lane.accept(command(2, Op::Enable), Timestamp(3_000));
-    assert_eq!(lane.due(), Some(Timestamp(11_000)));
-    assert!(lane.start(Timestamp(11_000)).unwrap().read_first);
+    assert_eq!(lane.due(), Some(Timestamp(12_500)));
+    assert!(lane.start(Timestamp(12_500)).unwrap().read_first);
 }
 
 #[test]

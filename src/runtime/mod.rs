@@ -7,6 +7,7 @@
 mod batch;
 mod bundles;
 mod figures;
+mod fit;
 mod intake;
 mod lag;
 mod outputs;

@@ -67,6 +67,7 @@ impl House {
             instance: "0".to_owned(),
             inbox_partitions: PARTITIONS,
             dead_letter_bytes: 1 << 20,
+            record_bytes: 1 << 20,
         };
         let sources = SourceDecoder::new(None, ["acme".into()].into(), 262_144);
         let processor = Processor::start(
