@@ -183,7 +183,9 @@ impl Parts {
         let parts = self.clone();
         let answers = self.health.condition("bus: answers");
         spawn("lag", move || {
-            let mut lag = Lag::new(Arc::clone(&parts.bus), Arc::clone(&parts.metrics), Arc::clone(&parts.positions));
+            let (bus, metrics) = (Arc::clone(&parts.bus), Arc::clone(&parts.metrics));
+            let topic = parts.installation.topics.operations();
+            let mut lag = Lag::new(bus, metrics, Arc::clone(&parts.positions), topic);
             while !parts.cancel.is_cancelled() {
                 match lag.look() {
                     Ok(()) => answers.met(),

@@ -31,13 +31,15 @@ pub struct Lag {
     bus: Arc<dyn Bus>,
     metrics: Arc<Metrics>,
     positions: Arc<Positions>,
+    /// A topic that is there: asked about where no loop has a partition, so that a bus that is gone is noticed then, too.
+    topic: String,
     /// As of the last look: position, end, and the lag if it is known for certain.
     seen: BTreeMap<TopicPartition, (i64, i64, Option<i64>)>,
 }
 
 impl Lag {
-    pub fn new(bus: Arc<dyn Bus>, metrics: Arc<Metrics>, positions: Arc<Positions>) -> Self {
-        Self { bus, metrics, positions, seen: BTreeMap::new() }
+    pub fn new(bus: Arc<dyn Bus>, metrics: Arc<Metrics>, positions: Arc<Positions>, topic: String) -> Self {
+        Self { bus, metrics, positions, topic, seen: BTreeMap::new() }
     }
 
     /// Sets the gauges. What lies between a position and the end may be nothing but transaction markers, which no loop ever
@@ -45,7 +47,11 @@ impl Lag {
     pub fn look(&mut self) -> Result<(), BusError> {
         let mut now = BTreeMap::new();
         let mut unclear = Vec::new();
-        for (partition, next) in self.positions.all() {
+        let positions = self.positions.all();
+        if positions.is_empty() {
+            self.bus.ends(&self.topic, 0)?;
+        }
+        for (partition, next) in positions {
             let end = self.bus.ends(&partition.0, partition.1)?.end;
             let known = match self.seen.get(&partition) {
                 _ if end <= next => Some(0),
@@ -119,7 +125,7 @@ mod tests {
         };
         bus.append(vec![record(0), record(0), record(0), record(1)]).unwrap();
         let (metrics, positions) = (Arc::new(Metrics::new()), Arc::new(Positions::default()));
-        let mut lag = Lag::new(bus.clone(), Arc::clone(&metrics), Arc::clone(&positions));
+        let mut lag = Lag::new(bus.clone(), Arc::clone(&metrics), Arc::clone(&positions), "t".into());
         let end = bus.ends("t", 1).unwrap().end;
         let second = bus.ends("t", 0).unwrap().end - 2;
         positions.set("loop", BTreeMap::from([(("t".to_owned(), 0), second), (("t".to_owned(), 1), end)]));
