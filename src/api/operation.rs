@@ -133,7 +133,7 @@ async fn submit(api: &Arc<Api>, operation: Operation, mut answer: serde_json::Va
     let record = Outgoing {
         topic,
         partition: None,
-        key: Some(operation.tenant.0.clone().into_bytes()),
+        key: Some(operation.id.clone().into_bytes()),
         value: Some(encoded.value),
         headers: encoded.headers,
     };

@@ -365,9 +365,9 @@ fn what_is_held_is_released_by_an_operation_that_says_what_it_means() {
     assert_eq!((status, answer["held"].as_u64()), (202, Some(1)), "{answer}");
     assert_eq!(api.post("/v1/guard/acme/reject", r#"{"account": "account-1"}"#).0, 202);
     let records = api.records(&api.topics.operations());
-    assert_eq!(records[0].key.as_deref(), Some(&b"acme"[..]));
     let operations: Vec<Operation> =
         records.iter().map(|r| codec().decode(r.value.as_ref().unwrap()).unwrap()).collect();
+    assert_eq!(records[0].key.as_deref(), Some(operations[0].id.as_bytes()), "as schemas/operation.avsc says");
     assert_eq!(answer["operation"], operations[0].id.as_str());
     assert_eq!(operations[0].action, Action::GuardRelease { target: Some("directory".into()), account: None });
     assert_eq!(operations[1].action, Action::GuardReject { target: None, account: Some(AccountId::new("account-1")) });

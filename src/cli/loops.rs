@@ -17,6 +17,7 @@ use crate::store::disk::DiskStores;
 use crate::telemetry::{Condition, Health, Metrics};
 use crate::worker::{LaneLoop, LaneSettings, Newest, Shell, WorkerError};
 use anyhow::Context;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -103,10 +104,15 @@ impl Parts {
                 bus.create(&specs).map_err(|error| runtime::bus_failure(&error))?;
             }
             BusRules::Kafka(_) => {
-                for warning in topics::verify(bus.as_ref(), &layout)
-                    .map_err(|error| Failure::new(Exit::Config, error.to_string()).help("see `lockstep topics plan`"))?
-                {
-                    tracing::warn!(topic = warning.topic, what = warning.what, "a topic is not as it should be");
+                let warnings = topics::verify(bus.as_ref(), &layout).map_err(|error| {
+                    Failure::new(Exit::Config, error.to_string()).help("see `lockstep topics plan`")
+                })?;
+                let mut by_what: BTreeMap<String, Vec<String>> = BTreeMap::new();
+                for warning in warnings {
+                    by_what.entry(warning.what).or_default().push(warning.topic);
+                }
+                for (what, topics) in by_what {
+                    tracing::warn!(topics = topics.join(", "), what, "topics are not as they should be");
                 }
             }
         }
@@ -161,6 +167,7 @@ impl Parts {
             group: format!("{}processor", topics.prefix),
             instance: self.instance.clone(),
             inbox_partitions: self.installation.inbox_partitions,
+            record_bytes: self.largest(&topics.inbox()),
             dead_letter_bytes: self.largest(&topics.source_dead_letters()),
             topics,
         };

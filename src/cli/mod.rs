@@ -102,6 +102,7 @@ enum Command {
 
 /// Runs what the command line says.
 pub fn main() -> ExitCode {
+    runtime::log_panics();
     runtime::install_tls();
     let Cli { command, common } = Cli::parse();
     let outcome = match command {

@@ -25,6 +25,20 @@ pub fn install_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+/// A panic is logged with its place and thread, never with its payload: that may hold an attribute's value.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(|| "a place that is not known".to_owned(), ToString::to_string);
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        if tracing::dispatcher::has_been_set() {
+            tracing::error!(place, thread, "a bug: it panicked");
+        } else {
+            eprintln!("error: a bug: it panicked at {place} in thread {thread}");
+        }
+    }));
+}
+
 /// For subcommands that only ask something: they say themselves what goes wrong.
 const QUIET: &str = "error,librdkafka=off";
 
@@ -130,6 +144,38 @@ pub fn cancelled_by_signals(runtime: &Runtime) -> anyhow::Result<CancellationTok
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Panics in a process of its own, which has a hook and a log of its own.
+    #[test]
+    fn a_panic_is_logged_with_its_place_and_thread_but_not_with_what_it_holds() {
+        const NAME: &str =
+            "cli::runtime::tests::a_panic_is_logged_with_its_place_and_thread_but_not_with_what_it_holds";
+        const LOGS: &str = "LOCKSTEP_TEST_PANICS_WITH_LOGS";
+        if let Some(logs) = std::env::var_os(LOGS) {
+            log_panics();
+            if logs == "yes" {
+                start_logs(None).unwrap();
+            }
+            let value = "Ada Byron";
+            let thread = std::thread::Builder::new().name("worker wiki".to_owned());
+            assert!(thread.spawn(move || panic!("{value} was not expected")).unwrap().join().is_err());
+            return;
+        }
+        for (logs, words) in [("yes", "a bug: it panicked place="), ("no", "error: a bug: it panicked at ")] {
+            let child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", NAME, "--nocapture"])
+                .env(LOGS, logs)
+                .env_remove(log::FILTER_VARIABLE)
+                .output()
+                .unwrap();
+            let shown = String::from_utf8_lossy(&child.stderr);
+            assert!(child.status.success(), "{shown}");
+            for expected in [words, "src/cli/runtime.rs:", "worker wiki"] {
+                assert!(shown.contains(expected), "{expected:?} is missing: {shown}");
+            }
+            assert!(!shown.contains("Byron"), "{shown}");
+        }
+    }
 
     #[test]
     fn the_data_folder_is_its_owners_alone() {

@@ -125,6 +125,15 @@ mod tests {
     }
 
     #[test]
+    fn the_example_on_kafka_loads_and_its_tests_pass() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/kafka");
+        let config = Config::load(&dir).unwrap_or_else(|error| panic!("{error}"));
+        let reports = config.bundle.run_tests();
+        assert!(!reports.is_empty() && reports.iter().all(|report| report.passed()), "{}", example::render(&reports));
+        assert!(matches!(config.installation.bus, BusRules::Kafka(_)));
+    }
+
+    #[test]
     fn everything_of_lockstep_yaml_is_read() {
         let dir = copied(
             "bus:\n  kafka:\n    bootstrap: b1:9092,b2:9092\n    properties: { security.protocol: SASL_SSL, sasl.password: '${env:KAFKA_PASSWORD}', socket.timeout.ms: 6000 }\n    replicas: 3\n  prefix: idm.\ninbox_partitions: 32\ncommand_partitions: 12\nregistry: { url: http://registry:8081 }\nhttp: { listen: '[::1]:8080' }\nlog: json\ntenants: [acme, globex]\nlimits: { event_bytes: 65536 }\n",

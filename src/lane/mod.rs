@@ -122,7 +122,7 @@ pub enum Ended {
 /// What a finished call leads to, beside the lane's new row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LaneEffect {
-    Result(ResultEvent),
+    Result(Box<ResultEvent>),
     DeadLetter(Box<DeadLetter>),
     /// The account's dead letter is over.
     DeadLetterOver,
@@ -146,15 +146,15 @@ impl Lane {
             Work::Waiting(old) => {
                 let result = self.result(&old.command, Outcome::Superseded, old.calls, now);
                 self.work = Work::Waiting(Pending::new(command, Some(&old), now));
-                Accepted::Superseding(Box::new(result))
+                Accepted::Superseding(result)
             }
             Work::Running { pending, started, next } => {
-                let result = next.map(|old| Box::new(self.result(&old, Outcome::Superseded, 0, now)));
+                let result = next.map(|old| self.result(&old, Outcome::Superseded, 0, now));
                 self.work = Work::Running { pending, started, next: Some(command) };
                 result.map_or(Accepted::Ready, Accepted::Superseding)
             }
             Work::Checking { started, next } => {
-                let result = next.map(|old| Box::new(self.result(&old, Outcome::Superseded, 0, now)));
+                let result = next.map(|old| self.result(&old, Outcome::Superseded, 0, now));
                 self.work = Work::Checking { started, next: Some(command) };
                 result.map_or(Accepted::Ready, Accepted::Superseding)
             }
@@ -246,10 +246,9 @@ impl Lane {
     pub fn restore(&mut self, now: Timestamp, call_timeout: Duration) {
         match std::mem::take(&mut self.work) {
             Work::Running { mut pending, started, next } => {
-                // It was made after the row was stored, and before now. If it read first, its change came up to a time-out later.
-                let exchanges = if pending.unknown { 2 } else { 1 };
                 pending.unknown = true;
-                pending.not_before = now.min(started.plus(LONGEST_COMMIT)).plus(call_timeout * exchanges);
+                // It was made after the row was stored, and before now.
+                pending.not_before = now.min(started.plus(LONGEST_COMMIT)).plus(call_timeout);
                 pending.due = pending.not_before;
                 self.work = Work::Waiting(match next {
                     Some(next) => Pending::new(next, Some(&pending), started),
@@ -436,8 +435,8 @@ impl Lane {
         });
     }
 
-    fn result(&self, command: &Command, outcome: Outcome, calls: u32, now: Timestamp) -> ResultEvent {
-        ResultEvent {
+    fn result(&self, command: &Command, outcome: Outcome, calls: u32, now: Timestamp) -> Box<ResultEvent> {
+        Box::new(ResultEvent {
             tenant: command.tenant.clone(),
             target: command.target.clone(),
             account: command.account.clone(),
@@ -455,7 +454,7 @@ impl Lane {
             source_time: command.cause.time,
             effective: command.deprovision.map(|deprovision| deprovision.effective),
             traceparent: command.cause.traceparent.clone(),
-        }
+        })
     }
 }
 

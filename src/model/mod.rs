@@ -1,8 +1,8 @@
 //! Plain data that every room shares: ids, attribute values, events, messages between entities, commands and results.
 //!
 //! Nothing here does IO, asks for the time or draws a random number. Two rules hold for every type that is stored:
-//! it is encoded by `postcard` (so no `flatten`, `untagged` or skipped fields), and new variants and fields go at the end,
-//! with the version of its envelope (`model::envelope`) raised.
+//! it is encoded by `postcard` (so no `flatten`, `tag`, `untagged` or skipped fields), and new variants and fields go at the
+//! end, with the version of its envelope (`model::envelope`) raised.
 
 pub mod command;
 pub mod envelope;

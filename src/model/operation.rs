@@ -16,7 +16,6 @@ pub struct Operation {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "do", rename_all = "snake_case")]
 pub enum Action {
     /// Let held removals go: one account, or all of a target, or (both None) all of the tenant.
     GuardRelease { target: Option<TargetName>, account: Option<AccountId> },
@@ -26,4 +25,35 @@ pub enum Action {
     Redrive { target: TargetName, account: AccountId, identity: IdentityId, routing_key: RoutingKey },
     /// Give a dead letter up.
     Drop { target: TargetName, account: AccountId, identity: IdentityId, routing_key: RoutingKey },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::envelope::{open, seal};
+    use crate::model::{Address, Body, Cause, InboxRecord, Message};
+
+    #[test]
+    fn every_operation_gets_through_the_inbox() {
+        let (target, account) = (TargetName::from("directory"), AccountId::from("a"));
+        let (identity, routing_key) = (IdentityId::from("i"), RoutingKey::from("acme/1"));
+        for action in [
+            Action::GuardRelease { target: None, account: None },
+            Action::GuardReject { target: Some(target.clone()), account: Some(account.clone()) },
+            Action::Redrive {
+                target: target.clone(),
+                account: account.clone(),
+                identity: identity.clone(),
+                routing_key: routing_key.clone(),
+            },
+            Action::Drop { target, account, identity, routing_key },
+        ] {
+            let operation =
+                Operation { id: "o".into(), tenant: "acme".into(), actor: "cli".into(), at: Timestamp(1), action };
+            let to = Address::guard("acme".into());
+            let cause = Cause::own("operation:o".to_owned(), Timestamp(1));
+            let record = InboxRecord::Message(Message { to, body: Body::Operation(operation), cause });
+            assert_eq!(open::<InboxRecord>(&seal(&record)), Ok(record));
+        }
+    }
 }

@@ -75,11 +75,9 @@ impl TargetRules {
                 Value::Null if *name == self.match_on => {
                     return Err(rule.error("it gives nothing (null), but accounts are found by it"));
                 }
-                Value::Null => {}
-                value => {
-                    attributes.insert(name.clone(), value);
-                }
-            }
+                // Null too: what nobody says any more is to be emptied, not to stay as it was.
+                value => attributes.insert(name.clone(), value),
+            };
         }
         let groups = self.groups(kind, merged)?;
         let entitlements = Entitlements { groups, universe: self.universe.clone() };

@@ -113,6 +113,13 @@ impl Intake {
         self.reject(record, "lockstep", &rejection, metrics)
     }
 
+    /// A record that is small enough as it came, and too large once it is decoded and mapped.
+    pub fn too_large(&self, record: &Incoming, bytes: usize, most: usize, metrics: &Metrics) -> Outgoing {
+        let detail = format!("decoded and mapped, the event takes {bytes} bytes; at most {most} are taken");
+        let source = self.sources.get(&record.topic).map_or("lockstep", SourceName::as_str);
+        self.reject(record, source, &Rejection { reason: Reason::TooLarge, detail }, metrics)
+    }
+
     fn own(
         &self,
         record: &Incoming,

@@ -6,6 +6,7 @@
 
 mod batch;
 mod bundles;
+mod fit;
 mod intake;
 mod outputs;
 mod partition;

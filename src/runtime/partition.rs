@@ -1,6 +1,7 @@
 //! One inbox partition in work: its store, its rules, its clock, and the delivery of messages to its entities.
 
 use super::batch::{self, View, Written, open_due};
+use super::fit;
 use crate::bus::Outgoing;
 use crate::entity::{self, Effect, Emission, Stamped, Transition, key};
 use crate::model::envelope;
@@ -57,6 +58,8 @@ pub struct Partition {
     pub bundle: Arc<Bundle>,
     /// Newest time that any step of this partition has seen: it never goes back.
     clock: Timestamp,
+    /// Largest record that Lockstep's own topics take.
+    record_bytes: usize,
     /// The identity key from which the sweep after a rule change goes on.
     sweep: Option<Vec<u8>>,
 }
@@ -66,6 +69,7 @@ impl Partition {
     pub fn open<E: From<StoreError>>(
         id: PartitionId,
         count: u32,
+        record_bytes: usize,
         store: Box<dyn Store>,
         current: &Arc<Bundle>,
         mut bundle_of: impl FnMut(&str) -> Result<Arc<Bundle>, E>,
@@ -79,7 +83,7 @@ impl Partition {
         };
         let clock = store.get(&key::meta(META_CLOCK))?.as_deref().and_then(open_due).unwrap_or_default();
         let sweep = store.get(&key::meta(META_SWEEP))?;
-        Ok(Self { id, count, store, written: Written::default(), bundle, clock, sweep })
+        Ok(Self { id, count, store, written: Written::default(), bundle, clock, record_bytes, sweep })
     }
 
     /// The partition's time: the wall clock, unless it has gone back.
@@ -227,7 +231,7 @@ impl Partition {
             return Err(error);
         }
         Ok(match stepped {
-            Ok(Ok(transition)) => Ok(transition),
+            Ok(Ok(transition)) => fit::check(&transition, &message.cause, self.record_bytes).map(|()| transition),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("its step panicked; the log has the place".to_owned()),
         })

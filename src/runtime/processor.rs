@@ -2,6 +2,7 @@
 
 use super::Now;
 use super::bundles::{BundleError, BundleStore};
+use super::fit;
 use super::intake::{Codecs, Intake, Taken, Unavailable};
 use super::outputs::{OutputError, Publisher};
 use super::partition::{Emitted, Partition};
@@ -46,6 +47,8 @@ pub struct ProcessorSettings {
     pub group: String,
     pub instance: String,
     pub inbox_partitions: u32,
+    /// Largest record that inbox, state, commands and lanes take.
+    pub record_bytes: usize,
     /// Largest record that `source-dead-letters` takes.
     pub dead_letter_bytes: usize,
 }
@@ -201,10 +204,7 @@ impl Processor {
                 // Whether it took place is for the changelog to say, not for what is in memory.
                 let own: Vec<u32> = self.partitions.keys().copied().collect();
                 self.partitions.clear();
-                for id in own {
-                    self.restore(id)?;
-                }
-                Ok(())
+                self.restore(&own)
             }
             Err(CommitError::Bus(error)) => Err(error.into()),
         }
@@ -218,7 +218,15 @@ impl Processor {
     ) -> Result<(), ProcessorError> {
         if record.topic != self.settings.topics.inbox() {
             match self.intake.take(&record, &self.metrics)? {
-                Taken::Message(message) => transaction.outputs.push(self.publisher.inbox(&self.settings, &message)),
+                Taken::Message(message) => {
+                    let output = self.publisher.inbox(&self.settings, &message);
+                    let bytes = output.value.as_ref().map_or(0, Vec::len);
+                    let most = fit::most_of_event(self.settings.record_bytes);
+                    transaction.outputs.push(match bytes <= most {
+                        true => output,
+                        false => self.intake.too_large(&record, bytes, most, &self.metrics),
+                    });
+                }
                 Taken::Output(output) => transaction.outputs.push(output),
                 Taken::Nothing => {}
             }
@@ -249,9 +257,8 @@ impl Processor {
     fn assigned(&mut self, partitions: &[(String, u32)]) -> Result<(), ProcessorError> {
         self.partitions.clear();
         let inbox = self.settings.topics.inbox();
-        for (_, id) in partitions.iter().filter(|(topic, _)| *topic == inbox) {
-            self.restore(*id)?;
-        }
+        let own: Vec<u32> = partitions.iter().filter(|(topic, _)| *topic == inbox).map(|(_, id)| *id).collect();
+        self.restore(&own)?;
         tracing::info!(partitions = self.partitions.len(), "assigned and restored");
         Ok(())
     }
@@ -262,27 +269,25 @@ impl Processor {
         self.publisher.forget();
     }
 
-    fn restore(&mut self, id: u32) -> Result<(), ProcessorError> {
-        let mut store = self.stores.open("state", id)?;
-        let metrics = &self.metrics;
-        let end = restore(
-            self.bus.as_ref(),
-            &self.settings.topics.state(),
-            id,
-            store.as_mut(),
-            self.now.now(),
-            |remaining| {
-                metrics.restore_remaining_records.of([&id.to_string()]).set(remaining);
-            },
-        )?;
-        let bundles = &mut self.bundles;
-        let partition =
-            Partition::open(PartitionId(id), self.settings.inbox_partitions, store, &self.bundle, |hash| {
-                bundles.get(hash).map_err(ProcessorError::from)
-            })?;
-        self.publisher.restored(&partition)?;
-        self.partitions.insert(id, partition);
-        self.positions.insert(id, end);
+    fn restore(&mut self, ids: &[u32]) -> Result<(), ProcessorError> {
+        let mut stores = BTreeMap::new();
+        for id in ids {
+            stores.insert(*id, self.stores.open("state", *id)?);
+        }
+        let (metrics, changelog) = (&self.metrics, self.settings.topics.state());
+        let ends = restore(self.bus.as_ref(), &changelog, &mut stores, self.now.now(), |id, remaining| {
+            metrics.restore_remaining_records.of([&id.to_string()]).set(remaining);
+        })?;
+        for (id, store) in stores {
+            let bundles = &mut self.bundles;
+            let partition =
+                Partition::open(PartitionId(id), self.settings.inbox_partitions, self.settings.record_bytes, store, &self.bundle, |hash| {
+                    bundles.get(hash).map_err(ProcessorError::from)
+                })?;
+            self.publisher.restored(&partition)?;
+            self.partitions.insert(id, partition);
+            self.positions.insert(id, ends[&id]);
+        }
         Ok(())
     }
 

@@ -107,7 +107,6 @@ struct Work {
 }
 
 impl LaneLoop {
-    #[expect(clippy::too_many_arguments, reason = "the parts that a process is put together from")]
     pub fn start(
         settings: LaneSettings,
         bus: Arc<dyn Bus>,
@@ -245,7 +244,7 @@ impl LaneLoop {
             Accepted::Stale => return Ok(()),
             Accepted::Ready => {}
             Accepted::Superseding(result) => {
-                let output = self.effect(&account, LaneEffect::Result(*result))?;
+                let output = self.effect(&account, LaneEffect::Result(result))?;
                 work.transaction.outputs.push(output);
             }
         }
@@ -329,9 +328,7 @@ impl LaneLoop {
                 tracing::warn!(target_name = %self.settings.target, reason, "transaction aborted; its records come again");
                 // Ended calls stay in `completions` and are taken in again from the rows as they were.
                 let own: Vec<u32> = self.partitions.keys().copied().collect();
-                for partition in own {
-                    self.take_up(partition)?;
-                }
+                self.take_up(&own)?;
                 return Ok(Vec::new());
             }
             Err(CommitError::Bus(error)) => return Err(error.into()),
@@ -402,7 +399,7 @@ impl LaneLoop {
             LaneEffect::Result(result) => {
                 let labels = [result.tenant.as_str(), result.target.as_str(), result.outcome.as_str()];
                 self.metrics.results_total.of(labels).inc();
-                self.encode(self.settings.topics.results(), account, &result)
+                self.encode(self.settings.topics.results(), account, result.as_ref())
             }
             LaneEffect::DeadLetter(letter) => self.encode(dead_letters, account, letter.as_ref()),
             LaneEffect::DeadLetterOver => Ok(Outgoing {
@@ -430,9 +427,7 @@ impl LaneLoop {
 
     fn assigned(&mut self, partitions: &[(String, u32)]) -> Result<(), WorkerError> {
         self.revoked();
-        for (_, partition) in partitions {
-            self.take_up(*partition)?;
-        }
+        self.take_up(&partitions.iter().map(|(_, partition)| *partition).collect::<Vec<_>>())?;
         tracing::info!(target_name = %self.settings.target, partitions = partitions.len(), waiting = self.waiting(), "assigned and restored");
         Ok(())
     }
@@ -446,13 +441,24 @@ impl LaneLoop {
         self.newest.clear();
     }
 
-    /// Reads a partition's lanes back. What ran, and runs in this process no more, is reckoned as unknown.
-    fn take_up(&mut self, id: u32) -> Result<(), WorkerError> {
-        self.partitions.remove(&id);
+    /// Reads the lanes of partitions back.
+    fn take_up(&mut self, ids: &[u32]) -> Result<(), WorkerError> {
         let target = &self.settings.target;
-        let mut store = self.stores.open(&format!("lanes.{target}"), id)?;
+        let mut stores = BTreeMap::new();
+        for id in ids {
+            self.partitions.remove(id);
+            stores.insert(*id, self.stores.open(&format!("lanes.{target}"), *id)?);
+        }
         let changelog = self.settings.topics.lanes(target);
-        let position = restore(self.bus.as_ref(), &changelog, id, store.as_mut(), self.now.now(), |_| {})?;
+        let ends = restore(self.bus.as_ref(), &changelog, &mut stores, self.now.now(), |_, _| {})?;
+        for (id, store) in stores {
+            self.open_partition(id, store, ends[&id])?;
+        }
+        Ok(())
+    }
+
+    /// What ran, and runs in this process no more, is reckoned as unknown.
+    fn open_partition(&mut self, id: u32, store: Box<dyn Store>, position: i64) -> Result<(), WorkerError> {
         let mut partition = LanePartition { store, position, active: BTreeMap::new(), queue: BTreeSet::new() };
         let mut from = Vec::new();
         loop {

@@ -45,8 +45,7 @@ impl Stage {
     }
 
     fn add(&self, events: &[String]) {
-        let mut file =
-            std::fs::File::options().create(true).append(true).open(self.path("events/hr.jsonl")).unwrap();
+        let mut file = std::fs::File::options().create(true).append(true).open(self.path("events/hr.jsonl")).unwrap();
         file.write_all((events.join("\n") + "\n").as_bytes()).unwrap();
     }
 

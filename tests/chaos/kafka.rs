@@ -17,8 +17,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const TARGET: &str = "directory";
-/// The target's time-out (2 s), and what the worker adds before it gives up on an answer.
-const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+/// After this a call that was left behind has arrived or never will: a read and a change, of each the target's time-out (2 s)
+/// and what the worker adds before it gives up on an answer (2 s).
+const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// A process that isn't ready by then will not be.
 const READY: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -91,9 +92,14 @@ impl Stage {
         let mut shown = String::new();
         for name in ["processor", "worker"] {
             let text = std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+            let lines: Vec<&str> =
+                text.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
             let from = lines.len().saturating_sub(30);
-            shown.push_str(&format!("--- {name}: {} warnings and errors, the last:\n{}\n", lines.len(), lines[from..].join("\n")));
+            shown.push_str(&format!(
+                "--- {name}: {} warnings and errors, the last:\n{}\n",
+                lines.len(),
+                lines[from..].join("\n")
+            ));
         }
         shown
     }
@@ -153,7 +159,8 @@ fn processor_and_worker_killed_at_random_moments_lose_and_double_nothing() {
     let load = Arc::new(Mutex::new(Load::new(seed, PEOPLE)));
     let fed = Arc::new(AtomicBool::new(false));
     let feeder = std::thread::spawn({
-        let (load, fed, bus, source) = (Arc::clone(&load), Arc::clone(&fed), Arc::clone(&stage.bus), stage.source.clone());
+        let (load, fed, bus, source) =
+            (Arc::clone(&load), Arc::clone(&fed), Arc::clone(&stage.bus), stage.source.clone());
         move || {
             while !fed.load(Ordering::Relaxed) {
                 append(bus.as_ref(), &source, load.lock().unwrap().next(AT_ONCE));
@@ -253,7 +260,9 @@ fn a_worker_killed_during_a_call_waits_reads_and_makes_nothing_twice() {
             std::thread::sleep(Duration::from_millis(50));
         }
         let done = hung.elapsed();
-        println!("{left:?}: killed while the commit hung; the next worker was ready after {ready:?}, done after {done:?}");
+        println!(
+            "{left:?}: killed while the commit hung; the next worker was ready after {ready:?}, done after {done:?}"
+        );
         // Its call began a moment before it was seen to hang.
         assert!(done + Duration::from_millis(500) > CALL_TIMEOUT, "{left:?}: done after {done:?}, without waiting");
         assert_eq!(stage.target.rows(), load.answer(TARGET), "{left:?}");

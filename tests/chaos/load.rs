@@ -144,7 +144,9 @@ pub fn write_config(dir: &Path, bus: &str, topic: &str, targets: &[(&str, &str)]
         match *target {
             "directory" => {
                 grants.push_str("  - { name: staff, to: { directory: [staff] } }\n");
-                grants.push_str("  - { name: department, to: { directory: \"lookup(tables.department, department, [])\" } }\n");
+                grants.push_str(
+                    "  - { name: department, to: { directory: \"lookup(tables.department, department, [])\" } }\n",
+                );
                 write("targets/directory.yaml", &DIRECTORY.replace("URL", url));
             }
             _ => {

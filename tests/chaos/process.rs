@@ -62,7 +62,8 @@ impl Process {
     fn is_ready(&mut self) -> bool {
         for line in self.lines.try_iter() {
             if let Some((_, url)) = line.split_once("metrics ") {
-                self.address = url.trim().strip_prefix("http://").and_then(|url| url.split('/').next().map(str::to_owned));
+                self.address =
+                    url.trim().strip_prefix("http://").and_then(|url| url.split('/').next().map(str::to_owned));
             }
         }
         let Some(address) = &self.address else { return false };

@@ -135,7 +135,8 @@ impl Tables {
             groups.entry(row.next().unwrap()).or_default().push(row.next().unwrap());
         }
         let mut rows = Rows::new();
-        for row in self.texts("SELECT CAST(id AS TEXT), user_name, department, version FROM accounts WHERE active = 1") {
+        for row in self.texts("SELECT CAST(id AS TEXT), user_name, department, version FROM accounts WHERE active = 1")
+        {
             let [id, name, department, version] = <[_; 4]>::try_from(row).unwrap().map(Option::unwrap);
             let groups = groups.remove(&id).unwrap_or_default();
             let distinct: BTreeSet<String> = groups.iter().cloned().collect();

@@ -230,10 +230,13 @@ async fn what_is_not_there_is_never_made(target: &dyn Target) {
     assert_eq!(target.count().await, before);
 }
 
+/// Names of groups: granted, revoked, expected.
+type Names = &'static [&'static str];
+
 async fn groups_are_added_once_and_removed_only_where_managed(target: &dyn Target) {
     let key = created(target, "emil", &["eng"]).await.external_id;
     let lookup = lookup("emil", Some(&key));
-    let steps: [(&[&str], &[&str], Universe, &[&str]); 6] = [
+    let steps: [(Names, Names, Universe, Names); 6] = [
         (&["eng"], &[], Universe::Additive, &["eng"]),
         (&["eng", "ops"], &[], Universe::Additive, &["eng", "ops"]),
         // No longer granted and not revoked: under additive it stays.

@@ -45,7 +45,7 @@ pub fn run_and_kill(test: &str, folder: &Path, span: Duration) -> i64 {
     // The last line may be cut in the middle.
     let whole = &seen[..=seen.rfind('\n').unwrap()];
     let numbers = whole.lines().filter_map(|line| line.split(MARK).nth(1));
-    numbers.map(|number| number.parse().unwrap()).last().unwrap()
+    numbers.map(|number| number.parse().unwrap()).next_back().unwrap()
 }
 
 /// As `run_and_kill`, but doesn't wait until it has got going: it may be killed while it opens the folder, or before.

@@ -13,17 +13,17 @@ use uuid::Uuid;
 
 const TOPIC: &str = "idp.users";
 const CURSORS: &str = "lockstep.cursors";
-const SECRET: &str = "s3cret";
+pub const SECRET: &str = "s3cret";
 
 /// A realm of its own for each test, and its administrator.
-struct Realm {
-    url: String,
-    name: String,
+pub struct Realm {
+    pub url: String,
+    pub name: String,
     http: reqwest::Client,
 }
 
 impl Realm {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = std::env::var("LOCKSTEP_TEST_KEYCLOAK").expect("LOCKSTEP_TEST_KEYCLOAK: tests/run keycloak");
         let name = format!("lockstep-{}", Uuid::new_v4());
@@ -56,19 +56,19 @@ impl Realm {
         }
     }
 
-    async fn admin(&self, method: reqwest::Method, path: &str, body: Option<Json>) -> Json {
+    pub async fn admin(&self, method: reqwest::Method, path: &str, body: Option<Json>) -> Json {
         self.call(method, &format!("/{}", self.name), path, body).await
     }
 
-    async fn make(&self, path: &str, body: Json) -> String {
+    pub async fn make(&self, path: &str, body: Json) -> String {
         self.admin(reqwest::Method::POST, path, Some(body)).await.as_str().unwrap().to_owned()
     }
 
-    async fn put(&self, path: &str, body: Json) {
+    pub async fn put(&self, path: &str, body: Json) {
         self.admin(reqwest::Method::PUT, path, Some(body)).await;
     }
 
-    async fn delete(&self, path: &str) {
+    pub async fn delete(&self, path: &str) {
         self.admin(reqwest::Method::DELETE, path, None).await;
     }
 
@@ -87,7 +87,7 @@ impl Realm {
     }
 
     /// A confidential client with a service account that has just these roles.
-    async fn client(&self, roles: &[&str]) -> Access {
+    pub async fn client(&self, roles: &[&str]) -> Access {
         let client = self
             .make("/clients", json!({"clientId": "lockstep", "enabled": true, "publicClient": false, "serviceAccountsEnabled": true, "standardFlowEnabled": false, "secret": SECRET}))
             .await;
@@ -108,7 +108,7 @@ impl Realm {
         }
     }
 
-    async fn drop(self) {
+    pub async fn drop(self) {
         self.call(reqwest::Method::DELETE, &format!("/{}", self.name), "", None).await;
     }
 }

@@ -1,6 +1,11 @@
 //! Against real servers: what the parts do together.
 
-// A test ends where something can't go on.
-#![allow(clippy::unwrap_used)]
+// A test ends where something can't go on, and prints how far it has come.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod accounts;
 mod keycloak;
+mod load;
+mod rig;
+mod whole_path;
+mod world;

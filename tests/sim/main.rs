@@ -5,6 +5,8 @@
 //! the end the auditor reads the targets themselves and compares them with a serial reference, and the log of commands and
 //! calls with what was promised. `LOCKSTEP_SIM_SEEDS=N LOCKSTEP_SIM_FROM=S` runs others; a failure names its seed.
 
+#![expect(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
+
 mod auditor;
 mod random;
 mod story;
@@ -40,7 +42,6 @@ fn whatever_fails_on_the_way_the_targets_end_as_a_serial_program_would_leave_the
         counted.add(&world.counted);
         ran += 1;
     }
-    println!("{ran} seeds: {counted:?}");
     assert!(counted.processor_crashes >= ran && counted.worker_crashes >= ran, "too few crashes: {counted:?}");
     assert!(counted.calls_lost + counted.answers_lost + counted.lies > ran, "too few faults: {counted:?}");
 }

@@ -267,6 +267,7 @@ impl World {
             group: "lockstep.processor".to_owned(),
             instance: "0".to_owned(),
             inbox_partitions: PARTITIONS,
+            record_bytes: 1 << 20,
             dead_letter_bytes: 1 << 20,
         };
         let stores: Arc<dyn Stores> = Arc::new(self.stores.clone());

@@ -2,8 +2,17 @@
 
 use std::io::{ErrorKind, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// How long a started process may take until it listens, and until it has ended.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A path of the repository.
+pub fn repository(path: &str) -> String {
+    format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))
+}
 
 /// A folder to run in.
 pub struct Here {
@@ -56,5 +65,69 @@ impl Here {
 
     pub fn run(&self, args: &[&str]) -> String {
         self.run_with(args, "")
+    }
+
+    /// Starts `lockstep ARGS`, which serves HTTP, and waits until it listens.
+    pub fn start(&self, args: &[&str]) -> Running {
+        let child = Command::new(env!("CARGO_BIN_EXE_lockstep"))
+            .args(args)
+            .current_dir(self.path())
+            .env_clear()
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let read = |name: &str| std::fs::read_to_string(self.path().join("data").join(name)).unwrap_or_default();
+        let until = Instant::now() + PATIENCE;
+        while read("url").is_empty() {
+            assert!(Instant::now() < until, "it does not listen within {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Running { child, url: read("url").trim().to_owned(), token: read("token").trim().to_owned() }
+    }
+}
+
+/// A process that serves HTTP; it ends with this value.
+pub struct Running {
+    child: Child,
+    url: String,
+    token: String,
+}
+
+impl Running {
+    /// Status and body of the answer.
+    pub fn post(&self, path: &str, body: Vec<u8>) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // An error says that one is installed already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        runtime.block_on(async {
+            let request =
+                reqwest::Client::new().post(format!("{}{path}", self.url)).bearer_auth(&self.token).body(body);
+            let answer = request.send().await.unwrap();
+            format!("{} {}", answer.status().as_u16(), answer.text().await.unwrap())
+        })
+    }
+
+    /// Asks it to stop, and gives its exit code.
+    pub fn stop(mut self) -> Option<i32> {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        // SAFETY: a signal to a child that was not waited for yet: its id is nobody else's.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("it did not stop within {PATIENCE:?}");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both are errors where it has ended already, as it should.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

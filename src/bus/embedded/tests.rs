@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::bus::{CommitError, Poll, Transaction};
+use std::collections::VecDeque;
 
 const LIMIT: BatchLimit = BatchLimit { records: 100, bytes: 1 << 20 };
 const NOW: Timestamp = Timestamp(1_000_000);
@@ -12,8 +13,8 @@ fn bus() -> (EmbeddedBus, VirtualClock) {
 }
 
 fn faulty(faults: &[Fault]) -> EmbeddedBus {
-    let mut faults = faults.to_vec().into_iter();
-    let ask = move |_: FaultPoint<'_>| faults.next().unwrap_or(Fault::None);
+    let mut faults = VecDeque::from(faults.to_vec());
+    let ask = move |_: FaultPoint<'_>| faults.pop_front().unwrap_or(Fault::None);
     EmbeddedBus::memory_with_faults(Arc::new(VirtualClock::at(NOW)), Box::new(ask))
 }
 

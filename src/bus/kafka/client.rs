@@ -6,7 +6,7 @@ use crate::bus::{BusError, Membership};
 use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
@@ -14,7 +14,6 @@ use rdkafka::types::RDKafkaRespErr;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A coordinator aborts what a dead process left open after this long, if nobody takes its place before.
@@ -25,8 +24,8 @@ const MESSAGE_TIMEOUT_MS: u32 = 9_000;
 const SESSION_TIMEOUT_MS: u32 = 10_000;
 /// Records fetched ahead of `poll`, in KiB, per consumer: what a batch or two needs, so that memory stays small.
 const PREFETCH_KBYTES: u32 = 16_384;
-/// How long a broker holds back an empty answer to a reader.
-const READER_FETCH_WAIT_MS: u32 = 50;
+/// How long a broker keeps a reader's fetch that finds nothing: a restore waits for one, a follower asks that often.
+const READER_LONG_POLL_MS: u32 = 100;
 /// A broker refuses a batch above the topic's max.message.bytes and librdkafka never splits one, so a batch stays below
 /// what any topic of ours may have; a single larger record travels alone.
 const BATCH_BYTES: usize = 900_000;
@@ -153,10 +152,9 @@ impl KafkaSettings {
         let mut config = self.fetching();
         config.set("group.id", format!("{}-reader", self.client_id));
         config.set("enable.partition.eof", "true");
-        // The end of a partition is told when a fetch comes back empty: a restore waits for it once a partition, so 500 ms
-        // (the default) would be most of a restart.
+        // An end is known once a fetch has come back with nothing, which is after this long.
         if !self.properties.contains_key("fetch.wait.max.ms") {
-            config.set("fetch.wait.max.ms", READER_FETCH_WAIT_MS.to_string());
+            config.set("fetch.wait.max.ms", READER_LONG_POLL_MS.to_string());
         }
         config
     }
@@ -249,7 +247,6 @@ impl ConsumerContext for Plain {}
 #[derive(Default)]
 pub(super) struct Member {
     changes: Mutex<VecDeque<Change>>,
-    closing: AtomicBool,
 }
 
 /// What the group decided.
@@ -272,11 +269,6 @@ impl Member {
     pub(super) fn has_change(&self) -> bool {
         !self.changes.lock().expect("no holder of this lock panics").is_empty()
     }
-
-    /// From now on nobody polls: closing has to answer rebalances by itself, or it waits for ever.
-    pub(super) fn close(&self) {
-        self.closing.store(true, Ordering::SeqCst);
-    }
 }
 
 impl ClientContext for Member {
@@ -290,13 +282,7 @@ impl ClientContext for Member {
 }
 
 impl ConsumerContext for Member {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        if self.closing.load(Ordering::SeqCst) {
-            if let Err(e) = consumer.unassign() {
-                tracing::warn!(target: "librdkafka", "giving partitions back: {}", describe(&e));
-            }
-            return;
-        }
+    fn rebalance(&self, _: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         let change = match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assign(partition_names(partitions)),
             _ => Change::Revoke,

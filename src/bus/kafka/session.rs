@@ -9,11 +9,13 @@ use super::client::{Change, Member, REQUEST_TIMEOUT, bus_error, describe, native
 use super::writer::{Offsets, WriteError, Writer};
 use crate::bus::{BatchLimit, BusError, CommitError, Incoming, Membership, Poll, Session, TopicPartition, Transaction};
 use crate::model::Timestamp;
+use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, VecDeque};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +28,8 @@ const SEEK_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct KafkaSession {
     cluster: Arc<Cluster>,
     membership: Membership,
-    consumer: BaseConsumer<Member>,
+    /// Destroyed by `drop`, not by its own.
+    consumer: ManuallyDrop<BaseConsumer<Member>>,
     /// None where it is of no use any more, until the next `poll` opens another.
     writer: Option<Writer>,
     /// Whether the last commit took place is not known; a new producer settles it.
@@ -63,7 +66,7 @@ impl KafkaSession {
         Ok(Self {
             cluster,
             membership: membership.clone(),
-            consumer,
+            consumer: ManuallyDrop::new(consumer),
             writer: Some(writer),
             unsettled: false,
             positions: BTreeMap::new(),
@@ -383,12 +386,18 @@ impl Session for KafkaSession {
     }
 }
 
+/// A rebalance that is under way when a consumer is closed may be asked about once more than it is answered, and the answer
+/// then waits for ever (librdkafka#4884). A static member does not leave when it closes, and its offsets are in transactions:
+/// there is nothing to close for, so the client is destroyed as it stands.
 impl Drop for KafkaSession {
     fn drop(&mut self) {
-        self.consumer.context().close();
-        // Answers a rebalance that nobody will poll for any more.
-        if let Err(e) = self.consumer.unassign() {
-            tracing::debug!("kafka: leaving group {}: {}", self.membership.group, describe(&e));
+        // SAFETY: the client is alive and used by this thread alone; `consumer` is never dropped or touched again. What rdkafka's
+        // wrapper keeps beside the client (a queue handle, the context) stays allocated: some hundred bytes a session.
+        unsafe {
+            native::rd_kafka_destroy_flags(
+                self.consumer.client().native_ptr(),
+                native::RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE,
+            );
         }
     }
 }

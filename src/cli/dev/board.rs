@@ -123,10 +123,12 @@ impl Follower {
     /// Sources first, then commands, then results: of what came in one go a cause is known before its effect.
     fn take(&mut self, mut records: Vec<Incoming>) -> anyhow::Result<()> {
         let names = self.parts.installation.topics.clone();
+        // A user's topic may have a name that begins like ours.
+        let sources = self.parts.layout.source_topics.clone();
         let rank = |record: &Incoming| match &record.topic {
             topic if *topic == names.results() => 2,
-            topic if topic.starts_with(&names.prefix) => 1,
-            _ => 0,
+            topic if sources.contains(topic) => 0,
+            _ => 1,
         };
         records.sort_by_key(rank);
         for record in records {
@@ -136,10 +138,10 @@ impl Follower {
                 self.alert(&record)?;
             } else if record.topic == names.source_dead_letters() {
                 self.rejected(&record)?;
-            } else if record.topic.starts_with(&names.prefix) {
-                self.command(&record);
-            } else {
+            } else if sources.contains(&record.topic) {
                 self.event(&record);
+            } else {
+                self.command(&record);
             }
         }
         Ok(())

@@ -76,16 +76,13 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     }
     play::play(&parts, &files)?;
     if args.once {
-        while !cancel.is_cancelled() && !(parts.activity.is_quiet(&parts.now, quiet) && board.is_caught_up()) {
+        let done = || parts.activity.is_quiet(&parts.now, quiet) && board.is_caught_up();
+        while !cancel.is_cancelled() && !done() {
             std::thread::sleep(LOOK_EVERY);
         }
         cancel.cancel();
     } else {
-        out::line(format!(
-            "\nready for an event of your own, such as\n  echo '{{\"id\":\"my-1\",…}}' | lockstep publish {} --data {}\nctrl-c ends it\n",
-            parts.bundle.sources().first().map_or("SOURCE", |source| source.name.as_str()),
-            common.data.display()
-        ))?;
+        out::line(invitation(&host.url, &common.data, &parts, &files))?;
         tokio.block_on(cancel.cancelled());
     }
     let ended = loops::join(running);
@@ -94,6 +91,21 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     ended?;
     summary.show()?;
     Ok(Exit::Done.into())
+}
+
+/// How to send it an event, by the command line and by HTTP, with one that was played as the model.
+fn invitation(url: &str, data: &std::path::Path, parts: &Parts, played: &[play::EventFile]) -> String {
+    let (source, model) = match (played.first(), parts.bundle.sources().first()) {
+        (Some(file), _) => (file.source.as_str(), format!("  head -n 1 {} > my-event.json\n", file.path.display())),
+        (None, Some(source)) => (source.name.as_str(), String::new()),
+        (None, None) => ("SOURCE", String::new()),
+    };
+    let data = data.display();
+    format!(
+        "\nready for an event of your own: give it an id of its own, change what you like, and send it in one of two ways\n{model}  \
+         lockstep publish {source} --data {data} < my-event.json\n  \
+         curl -H \"Authorization: Bearer $(cat {data}/token)\" --data-binary @my-event.json {url}/v1/events/{source}\nctrl-c ends it\n"
+    )
 }
 
 fn introduce(url: &str, token: &std::path::Path, parts: &Parts, dir: &std::path::Path) -> anyhow::Result<()> {

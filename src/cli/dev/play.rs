@@ -18,8 +18,8 @@ const PACE: Duration = Duration::from_millis(25);
 
 /// Events of one source.
 pub struct EventFile {
-    source: SourceName,
-    path: PathBuf,
+    pub source: SourceName,
+    pub path: PathBuf,
 }
 
 /// The event files that there are: of the folder that was named, else of the config's own.

@@ -34,6 +34,8 @@ pub(super) struct Groups {
     create: bool,
     /// By lower-case name.
     ids: Mutex<HashMap<String, String>>,
+    /// Held while a group is looked for that may have to be made: targets take two groups of one name without a word.
+    making: tokio::sync::Mutex<()>,
     /// Whether `members.value eq` may be believed; unset: not known yet.
     filters: OnceLock<bool>,
     /// The target has no groups.
@@ -164,6 +166,11 @@ impl Groups {
 
     /// The id of a group by its name.
     async fn id(&self, client: &Client, name: &str, deadline: Instant) -> Result<String, CallError> {
+        if let Some(id) = self.ids().get(&name.to_lowercase()) {
+            return Ok(id.clone());
+        }
+        // Each request under it ends by its caller's deadline.
+        let _making = if self.create { Some(self.making.lock().await) } else { None };
         if let Some(id) = self.ids().get(&name.to_lowercase()) {
             return Ok(id.clone());
         }

@@ -211,6 +211,29 @@ async fn a_missing_group_is_a_dependency_and_is_made_only_where_the_rules_say_so
 }
 
 #[tokio::test]
+async fn two_calls_that_need_the_same_new_group_make_it_once() {
+    let made = Arc::new(AtomicBool::new(false));
+    let mut target = Awkward::playing(move |what, _, _| match what {
+        "GET /Users/1" => ok(ada()),
+        "GET /Groups" if made.load(Ordering::SeqCst) => list(&[group("eng", &[])]),
+        "GET /Groups" => list(&[]),
+        "POST /Groups" => {
+            made.store(true, Ordering::SeqCst);
+            ok(group("eng", &[]))
+        }
+        "PATCH /Groups/g-eng" => status(204),
+        _ => status(500),
+    })
+    .await;
+    target.connector.groups = Groups::new(true);
+    let (one, two) =
+        tokio::join!(target.apply(Op::Update, &["eng"], &[]), target.apply(Op::Update, &["eng"], &[]));
+    (one.unwrap(), two.unwrap());
+    let made = target.requests().iter().filter(|what| *what == "POST /Groups").count();
+    assert_eq!(made, 1, "{:?}", target.requests());
+}
+
+#[tokio::test]
 async fn a_collection_that_is_not_there_does_not_mean_that_the_account_is_gone() {
     let target = Awkward::playing(|_, _, _| status(404)).await;
     for op in [Op::Delete, Op::Disable, Op::Update, Op::Create] {

@@ -32,14 +32,14 @@ fn names_find_their_rules() {
 }
 
 #[test]
-fn an_account_has_what_the_rules_give_and_nothing_null() {
+fn an_account_has_what_the_rules_give_and_is_emptied_of_what_they_give_no_more() {
     let bundle = compiled(&quickstart());
     let directory = bundle.target(&"directory".into()).unwrap();
     let merged = person(&[("department", "Sales"), ("workerType", "employee"), ("preferredName", "")]);
     let wanted = directory.wants("person", &merged).unwrap().unwrap();
     assert!(wanted.active);
     assert_eq!(wanted.attributes.get("userName"), Some(&"ada.byron001".into()));
-    assert_eq!(wanted.attributes.get("mobile"), None);
+    assert_eq!(wanted.attributes.get("mobile"), Some(&Value::Null));
     assert_eq!(wanted.entitlements.universe, Universe::Additive);
     let groups: Vec<_> = wanted.entitlements.groups.iter().map(String::as_str).collect();
     assert_eq!(groups, ["all-staff", "crm", "employees", "sales"]);
