@@ -166,11 +166,13 @@ impl Rows {
         self.state.insert(key, value);
     }
 
+    /// In the order of their times: what comes of several partitions at a start comes one partition after the other.
     fn put_result(&mut self, result: ResultEvent) {
-        if self.results.len() == RECENT_RESULTS {
+        let place = self.results.partition_point(|other| other.at <= result.at);
+        self.results.insert(place, result);
+        if self.results.len() > RECENT_RESULTS {
             self.results.pop_front();
         }
-        self.results.push_back(result);
     }
 }
 

@@ -81,6 +81,8 @@ pub enum CommitError {
 pub trait Session: Send {
     fn poll(&mut self, limit: BatchLimit, wait: Duration) -> Result<Poll, BusError>;
     fn commit(&mut self, transaction: Transaction) -> Result<(), CommitError>;
+    /// The next offset of each of this member's partitions, by what is committed.
+    fn positions(&self) -> BTreeMap<TopicPartition, i64>;
     /// Leaves the group. All is committed by then, or comes again to whoever is next.
     fn leave(self: Box<Self>) -> Result<(), BusError>;
 }

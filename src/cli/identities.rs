@@ -83,8 +83,11 @@ fn show_list(items: &[Value]) -> anyhow::Result<()> {
 
 fn account(account: &Value) -> String {
     let mut words = vec![format!("{}: {}", out::text(&account["target"]), out::text(&account["state"]))];
-    words.extend(account["outcome"].as_str().map(str::to_owned));
-    words.extend(account["marks"].as_array().into_iter().flatten().map(|mark| out::text(mark).to_uppercase()));
+    let marks = account["marks"].as_array().map_or(&[][..], Vec::as_slice);
+    // An open dead letter is among the marks.
+    let outcome = account["outcome"].as_str().filter(|_| !marks.iter().any(|mark| mark == "dead_letter"));
+    words.extend(outcome.map(str::to_owned));
+    words.extend(marks.iter().map(|mark| out::text(mark).to_uppercase()));
     words.join(" ")
 }
 

@@ -5,13 +5,13 @@ use super::{Exit, Failure, runtime};
 use crate::bus::embedded::WallClock;
 use crate::bus::topics::{self, Layout};
 use crate::bus::{Bus, BusError};
-use crate::codec::source::SourceDecoder;
+use crate::codec::source::{Reason, SourceDecoder};
 use crate::config::{BusRules, Config, Installation, resolve};
 use crate::connector::{self, Connector, Limits};
 use crate::lane::RetryPolicy;
-use crate::model::TargetName;
+use crate::model::{Outcome, TargetName, TenantId};
 use crate::rules::{Bundle, TargetRules};
-use crate::runtime::{Codecs, Now, Processor, ProcessorError, ProcessorSettings, Publisher};
+use crate::runtime::{Codecs, Lag, Now, Positions, Processor, ProcessorError, ProcessorSettings, Publisher};
 use crate::store::Stores;
 use crate::store::disk::DiskStores;
 use crate::telemetry::{Condition, Health, Metrics};
@@ -37,6 +37,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A loop that ran that long before it failed begins anew with the first pause.
 const SETTLED: Duration = Duration::from_secs(60);
+/// How often the lag is looked at, and how often a loop says where it stands.
+const LAG_EVERY: Duration = Duration::from_secs(1);
 /// Of a call to the outside beside which the worker's own time-out gives up.
 const CALL_SLACK: Duration = Duration::from_secs(2);
 /// Exchanges of a call until its change has arrived or never will: a read, and the change itself.
@@ -78,6 +80,9 @@ pub struct Parts {
     pub health: Health,
     pub now: Now,
     pub activity: Arc<Activity>,
+    pub positions: Arc<Positions>,
+    /// Met once all loops of the process are begun.
+    pub begun: Condition,
     pub cancel: CancellationToken,
     pub runtime: Handle,
 }
@@ -126,6 +131,8 @@ impl Parts {
             sources: SourceDecoder::new(registry, tenants, installation.event_bytes),
         };
         let now: Now = Arc::new(WallClock);
+        let health = Health::new();
+        let begun = health.condition("process: loops begun");
         let activity = Activity::default();
         activity.committed(Arc::clone(&now));
         Ok(Self {
@@ -138,9 +145,11 @@ impl Parts {
             stores: Arc::new(stores),
             codecs: Arc::new(codecs),
             metrics: Arc::new(Metrics::new()),
-            health: Health::new(),
+            health,
             now,
             activity: Arc::new(activity),
+            positions: Arc::default(),
+            begun,
             cancel,
             runtime: runtime.clone(),
         })
@@ -150,7 +159,13 @@ impl Parts {
     pub fn spawn_processor(&self) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
         let parts = self.clone();
         let ready = self.health.condition("processor: restored");
-        spawn("processor", move || parts.supervise("processor", || parts.process(&ready)))
+        let targets = self.bundle.targets().iter();
+        let deadlines: Vec<_> = targets.map(|target| (target.name.as_str(), target.deprovision_deadline)).collect();
+        self.metrics.begin_processor(&self.tenants(), &deadlines);
+        for source in self.bundle.sources() {
+            self.metrics.begin_source(source.name.as_str(), &Reason::ALL.map(Reason::as_str));
+        }
+        spawn("processor", move || parts.supervise("processor", &ready, || parts.process(&ready)))
     }
 
     /// A target's worker, until cancelled.
@@ -158,7 +173,33 @@ impl Parts {
         let (parts, target) = (self.clone(), target.clone());
         let name = format!("worker {target}");
         let ready = self.health.condition(format!("{name}: restored"));
-        spawn(&name.clone(), move || parts.supervise(&name, || parts.work(&target, &ready)))
+        self.metrics.begin_worker(&self.tenants(), target.as_str(), &Outcome::ALL.map(Outcome::as_str));
+        spawn(&name.clone(), move || parts.supervise(&name, &ready, || parts.work(&target, &ready)))
+    }
+
+    /// Watches how far the loops are behind, until cancelled. As it asks the bus every second it also says whether that answers:
+    /// a loop that waits for records doesn't notice when Kafka is gone.
+    pub fn spawn_lag(&self) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+        let parts = self.clone();
+        let answers = self.health.condition("bus: answers");
+        spawn("lag", move || {
+            let mut lag = Lag::new(Arc::clone(&parts.bus), Arc::clone(&parts.metrics), Arc::clone(&parts.positions));
+            while !parts.cancel.is_cancelled() {
+                match lag.look() {
+                    Ok(()) => answers.met(),
+                    Err(error) => {
+                        answers.waiting("it gave no answer: see the log");
+                        tracing::warn!(%error, "the bus can't be asked where it ends; tried again");
+                    }
+                }
+                parts.pause(LAG_EVERY);
+            }
+            Ok(())
+        })
+    }
+
+    fn tenants(&self) -> Vec<&str> {
+        self.installation.tenants.iter().map(TenantId::as_str).collect()
     }
 
     fn process(&self, ready: &Condition) -> Result<(), LoopError> {
@@ -182,15 +223,20 @@ impl Parts {
             Arc::clone(&self.metrics),
             Arc::clone(&self.now),
         )?;
+        let mut told = Instant::now();
         while !self.cancel.is_cancelled() {
             let turn = processor.turn(IDLE_WAIT)?;
             heartbeat.beat();
             if turn.committed || turn.more {
                 self.activity.committed(Arc::clone(&self.now));
             }
+            if told.elapsed() >= LAG_EVERY {
+                told = Instant::now();
+                self.positions.set("processor", processor.positions());
+            }
             if processor.is_ready() { ready.met() } else { ready.waiting("partitions") }
         }
-        ready.withdraw();
+        ready.waiting("the process stops");
         Ok(processor.stop()?)
     }
 
@@ -229,7 +275,7 @@ impl Parts {
             exchange_timeout,
             runtime: self.runtime.clone(),
         };
-        let mut before = 0;
+        let (mut before, mut told) = (0, Instant::now());
         let ran = shell.run(&self.cancel, |lanes| {
             heartbeat.beat();
             let unsettled = lanes.unsettled();
@@ -239,10 +285,14 @@ impl Parts {
             self.activity.unsettled.fetch_add(unsettled, Ordering::Relaxed);
             self.activity.unsettled.fetch_sub(before, Ordering::Relaxed);
             before = unsettled;
+            if told.elapsed() >= LAG_EVERY {
+                told = Instant::now();
+                self.positions.set(target.as_str(), lanes.positions());
+            }
             if lanes.is_ready() { ready.met() } else { ready.waiting("partitions") }
         });
         self.activity.unsettled.fetch_sub(before, Ordering::Relaxed);
-        ready.withdraw();
+        ready.waiting("the process stops");
         Ok(ran?)
     }
 
@@ -263,8 +313,21 @@ impl Parts {
             .unwrap_or(self.installation.event_bytes)
     }
 
+    /// Waits, unless cancelled.
+    fn pause(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        while Instant::now() < until && !self.cancel.is_cancelled() {
+            sleep(IDLE_WAIT);
+        }
+    }
+
     /// Runs `body` until it ends well; after an error that may pass, again.
-    fn supervise(&self, name: &str, mut body: impl FnMut() -> Result<(), LoopError>) -> anyhow::Result<()> {
+    fn supervise(
+        &self,
+        name: &str,
+        ready: &Condition,
+        mut body: impl FnMut() -> Result<(), LoopError>,
+    ) -> anyhow::Result<()> {
         let mut pause = FIRST_PAUSE;
         loop {
             let began = Instant::now();
@@ -281,11 +344,9 @@ impl Parts {
                 }
                 Err(error) => {
                     pause = if began.elapsed() > SETTLED { FIRST_PAUSE } else { pause };
+                    ready.waiting("it failed and begins anew: see the log");
                     tracing::error!(name, %error, pause_s = pause.as_secs(), "begins anew after a pause");
-                    let until = Instant::now() + pause;
-                    while Instant::now() < until && !self.cancel.is_cancelled() {
-                        sleep(IDLE_WAIT);
-                    }
+                    self.pause(pause);
                     if self.cancel.is_cancelled() {
                         return Ok(());
                     }

@@ -61,7 +61,9 @@ pub fn run_loops(
     let url = format!("http://{}", listener.local_addr().context("asking where HTTP listens")?);
     let router = api::status_router(Arc::clone(&parts.metrics), parts.health.clone());
     let serving = tokio.spawn(api::serve(listener, router, cancel.clone()));
-    let running = begin(&parts)?;
+    let mut running = begin(&parts)?;
+    running.push(parts.spawn_lag()?);
+    parts.begun.met();
     out::line(format!("metrics  {url}/metrics"))?;
     let ended = loops::join(running);
     cancel.cancel();

@@ -1,6 +1,8 @@
 "use strict";
 (() => {
   const EVERY_MS = 2000;
+  const HANDS_OFF_MS = 10000;
+  const SEARCH_EVERY = 5;
   const SHOWN = 50;
   const KEY = "lockstep-token";
   const at = (id) => document.getElementById(id);
@@ -114,17 +116,27 @@
   };
 
   const account = (row) => element("span", { class: "account" }, `${row.target}: ${row.state}`,
-    ...(row.outcome && row.outcome !== "verified" ? [pill(row.outcome, tone(row.outcome))] : []),
+    ...(row.outcome && row.outcome !== "verified" && !row.marks.includes("dead_letter") ? [pill(row.outcome, tone(row.outcome))] : []),
     ...row.marks.map((mark) => pill(mark, mark === "deprovisioning" ? "warn" : "bad")));
 
   const value = (of) => of === null || of === undefined ? "" : Array.isArray(of) ? of.map(value).join(", ") : String(of);
   const list = (pairs) => element("dl", {}, ...pairs.filter(([, of]) => value(of) !== "")
     .flatMap(([name, of]) => [element("dt", {}, name), element("dd", {}, value(of))]));
 
-  const open = async (id) => {
-    const page = await guarded(() => ask("/v1/identities/" + encodeURIComponent(id)));
-    if (!page) return;
+  /* The identity that is open, as it was drawn last: what has not changed is not drawn anew, for somebody may be reading. */
+  let opened = null;
+  let drawn = "";
+  const close = () => {
+    opened = null;
+    at("identity").hidden = true;
+    address();
+    at("search").focus();
+  };
+  const draw = (page) => {
+    if (JSON.stringify(page) === drawn) return;
+    drawn = JSON.stringify(page);
     const parts = [
+      element("button", { type: "button", class: "link close", click: close }, "close"),
       element("h2", {}, page.name || page.identity),
       list([["identity", page.identity], ["tenant", page.tenant], ["kind", page.kind], ["phase", page.phase],
         ["since", page.since], ["ended", page.ended], ["failing rules", page.failing],
@@ -132,7 +144,7 @@
     ];
     for (const row of page.account_rows) {
       parts.push(element("h3", {}, "Account at ", account(row)));
-      parts.push(list([["external id", row.external_id], ["generation", row.generation], ["last op", row.last_op],
+      parts.push(list([["account", row.account], ["external id", row.external_id], ["generation", row.generation], ["last op", row.last_op],
         ["last error", row.last_error], ["as of", row.at], ["effective", row.effective], ["deadline", row.deadline],
         ["delete due", row.delete_due], ["groups", row.groups], ...Object.entries(row.attributes || {})]));
     }
@@ -140,8 +152,15 @@
       parts.push(element("h3", {}, `Record ${row.source}/${row.record}`));
       parts.push(list([["as of", row.time], ...Object.entries(row.attributes)]));
     }
+    at("identity").replaceChildren(...parts);
+  };
+
+  const open = async (id) => {
+    const page = await guarded(() => ask("/v1/identities/" + encodeURIComponent(id)));
+    if (!page) return;
+    opened = id;
+    draw(page);
     const place = at("identity");
-    place.replaceChildren(...parts);
     place.hidden = false;
     address(id);
     place.focus({ preventScroll: true });
@@ -213,8 +232,11 @@
     at("pages").hidden = false;
   });
 
-  /* Rows that are being read or clicked must not jump: no redraw while a button in a table has the focus. */
-  const busy = () => document.hidden || Boolean(document.activeElement?.closest("table"));
+  /* Rows that are being gone through by keyboard must not jump, for as long as somebody is at it. */
+  let touched = 0;
+  for (const kind of ["keydown", "pointerdown"]) addEventListener(kind, () => { touched = Date.now(); });
+  const busy = () => document.hidden
+    || (Boolean(document.activeElement?.closest("table")) && Date.now() - touched < HANDS_OFF_MS);
 
   let searched = 0;
   const search = async () => {
@@ -244,9 +266,17 @@
     sessionStorage.setItem(KEY, token);
     begin();
   });
+  let turns = 0;
   const turn = async () => {
     if (!document.hidden) await readiness();
-    if (token && !busy()) await refresh();
+    if (token && !busy()) {
+      await refresh();
+      /* A search goes through all identities: less often than a list of the first. */
+      if (token && (!at("search").value.trim() || ++turns % SEARCH_EVERY === 0)) await search();
+      const id = opened;
+      const page = token && id && await guarded(() => ask("/v1/identities/" + encodeURIComponent(id)));
+      if (page && opened === id) draw(page);
+    }
     setTimeout(turn, EVERY_MS);
   };
   if (token) begin(); else signIn();

@@ -452,8 +452,10 @@ fn settle(step: &mut Step, me: &Me, row: &mut AccountRow, result: &ResultEvent) 
         Outcome::DeadLettered => {
             let class = result.error.unwrap_or(crate::model::ErrorClass::UnknownOutcome);
             if !std::mem::replace(&mut row.dead, true) {
-                let message =
-                    format!("{} can't be carried out ({class}); see `lockstep dlq show {}`", result.op, row.account);
+                let message = format!(
+                    "{} can't be carried out ({class}); see `lockstep dlq show {} {}`",
+                    result.op, row.target, row.account
+                );
                 account_alert(step, me, row, AlertKind::DeadLetter, AlertState::Raised, &message);
             }
             decide_account(step, me, row, DecisionKind::DeadLettered { error: class });

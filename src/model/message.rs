@@ -239,3 +239,38 @@ impl fmt::Display for EntityKey {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Action, envelope};
+
+    /// The envelope's format describes nothing by itself: a type whose reading depends on what comes would not come back.
+    #[test]
+    fn whatever_one_entity_says_to_another_comes_back_from_the_inbox_as_it_was() {
+        let holder = Address::identity("acme/1".into(), "acme".into(), "i".into());
+        let (target, account) = (TargetName::from("wiki"), AccountId("a".to_owned()));
+        let place = || (target.clone(), account.clone(), IdentityId("i".to_owned()), RoutingKey("acme/1".to_owned()));
+        let operation = |action| {
+            let (id, tenant, actor) = ("o".to_owned(), "acme".into(), "cli".to_owned());
+            Body::Operation(Operation { id, tenant, actor, at: Timestamp(1), action })
+        };
+        let ((t, a, i, r), (t2, a2, i2, r2)) = (place(), place());
+        let bodies = [
+            Body::Hold { holder: holder.clone() },
+            Body::Routed { verdict: RouteVerdict::Disputed { holder: "acme/2".into() } },
+            Body::Permit { target: target.clone(), epoch: 3, answer: PermitAnswer::Rejected { operation: "o".into() } },
+            Body::Reevaluate,
+            Body::Continue { job: "{}".into(), cursor: "1".into() },
+            operation(Action::GuardRelease { target: Some(target.clone()), account: None }),
+            operation(Action::GuardReject { target: None, account: Some(account.clone()) }),
+            operation(Action::Redrive { target: t, account: a, identity: i, routing_key: r }),
+            operation(Action::Drop { target: t2, account: a2, identity: i2, routing_key: r2 }),
+        ];
+        for body in bodies {
+            let cause = Cause::own("test".to_owned(), Timestamp(1));
+            let record = InboxRecord::Message(Message { to: holder.clone(), body, cause });
+            assert_eq!(envelope::open::<InboxRecord>(&envelope::seal(&record)), Ok(record));
+        }
+    }
+}

@@ -29,6 +29,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    pub const ALL: [Self; 7] = [
+        Self::Verified,
+        Self::Accepted,
+        Self::FalseSuccess,
+        Self::Parked,
+        Self::Superseded,
+        Self::DeadLettered,
+        Self::Drifted,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Verified => "verified",

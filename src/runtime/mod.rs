@@ -6,8 +6,10 @@
 
 mod batch;
 mod bundles;
+mod figures;
 mod fit;
 mod intake;
+mod lag;
 mod outputs;
 mod partition;
 mod processor;
@@ -15,6 +17,7 @@ mod restore;
 
 pub use bundles::BundleStore;
 pub use intake::Codecs;
+pub use lag::{Lag, Positions};
 pub use outputs::Publisher;
 pub use partition::Quarantined;
 pub use processor::{Processor, ProcessorError, ProcessorSettings, Turn};

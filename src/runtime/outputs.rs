@@ -1,22 +1,19 @@
 //! What steps emit becomes records of the public topics, and figures.
 
+use super::figures::Figures;
 use super::partition::{Emitted, Partition};
 use super::processor::ProcessorSettings;
 use crate::bus::Outgoing;
 use crate::codec::public::{Public, PublicCodec, PublicError};
-use crate::entity::{AccountRow, Emission, key};
+use crate::entity::Emission;
 use crate::model::{
-    AccountId, AlertKind, AlertState, Command, Decision, DecisionKind, InboxRecord, Message, TargetName, TenantId,
+    Alert, AlertKind, AlertState, Command, Decision, DecisionKind, InboxRecord, Message, Op, TargetName, TenantId,
     Timestamp, envelope,
 };
 use crate::rules::{Bundle, PublicFormat};
-use crate::store::StoreError;
+use crate::store::{StoreError, Write};
 use crate::telemetry::Metrics;
-use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Most open deprovisions that are looked up when a partition is restored.
-const MAX_OPEN: usize = 1_000_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
@@ -28,13 +25,22 @@ pub enum OutputError {
 pub struct Publisher {
     codec: Arc<PublicCodec>,
     metrics: Arc<Metrics>,
-    /// Deprovisions whose clock runs, for the gauges.
-    open: BTreeMap<AccountId, (TenantId, TargetName, Timestamp)>,
+    figures: Figures,
+    /// What the transaction in work has to be counted for once it is committed.
+    uncounted: Vec<Counted>,
+}
+
+enum Counted {
+    Command(TenantId, TargetName, Op),
+    Verified(TenantId, TargetName, f64),
+    Deprovisioned(TenantId, TargetName, f64),
+    Overdue(TenantId, TargetName),
 }
 
 impl Publisher {
     pub fn new(codec: Arc<PublicCodec>, metrics: Arc<Metrics>) -> Self {
-        Self { codec, metrics, open: BTreeMap::new() }
+        let figures = Figures::new(Arc::clone(&metrics));
+        Self { codec, metrics, figures, uncounted: Vec::new() }
     }
 
     /// A message for an entity, as an inbox record.
@@ -62,7 +68,7 @@ impl Publisher {
         for (message, reason) in &emitted.undeliverable {
             outputs.push(undeliverable(settings, message, reason));
         }
-        for (emission, _) in emitted.emissions {
+        for emission in emitted.emissions {
             let output = match emission {
                 Emission::Command(command) => self.command(bundle, settings, &command)?,
                 Emission::Decision(decision) => {
@@ -87,62 +93,57 @@ impl Publisher {
         Ok(())
     }
 
-    /// A partition has come: the clocks that run in it are shown again. Each has a live timer.
+    /// A partition has come, or is read back after an aborted transaction.
     pub fn restored(&mut self, partition: &Partition) -> Result<(), StoreError> {
-        for timer in partition.store.due(Timestamp(i64::MAX), MAX_OPEN)? {
-            let Some((of, row)) = key::parse(&timer.key) else { continue };
-            let Some(target) = row.strip_prefix(key::TIMER).and_then(|name| name.strip_prefix("deadline/")) else {
-                continue;
-            };
-            let row = partition.store.get(&key::row(&of, &AccountRow::row(&TargetName::from(target))))?;
-            let Some(Ok(row)) = row.map(|row| envelope::open::<AccountRow>(&row)) else { continue };
-            if let Some(clock) = row.clock {
-                self.open.insert(row.account, (of.tenant().clone(), row.target, clock.effective));
+        self.uncounted.clear();
+        self.figures.restored(partition.id.0, partition.store.as_ref())
+    }
+
+    /// These rows of a partition are committed.
+    pub fn written(&mut self, partition: u32, writes: &[Write]) {
+        self.figures.written(partition, writes);
+    }
+
+    /// What was published last is committed.
+    pub fn committed(&mut self) {
+        for counted in std::mem::take(&mut self.uncounted) {
+            let metrics = &self.metrics;
+            match counted {
+                Counted::Command(tenant, target, op) => {
+                    metrics.commands_total.of([tenant.as_str(), target.as_str(), op.as_str()]).inc();
+                }
+                Counted::Verified(tenant, target, seconds) => {
+                    metrics.event_to_verified_seconds.of([tenant.as_str(), target.as_str()]).observe(seconds);
+                }
+                Counted::Deprovisioned(tenant, target, seconds) => {
+                    metrics.deprovision_seconds.of([tenant.as_str(), target.as_str()]).observe(seconds);
+                }
+                Counted::Overdue(tenant, target) => {
+                    metrics.deprovisions_overdue_total.of([tenant.as_str(), target.as_str()]).inc();
+                }
             }
         }
-        self.show_open();
-        Ok(())
     }
 
-    /// Forgets the clocks of partitions that went to another process.
+    /// The partitions went to another process.
     pub fn forget(&mut self) {
-        self.open.clear();
+        self.uncounted.clear();
+        self.figures.forget();
     }
 
-    /// Sets the gauges of open deprovisions as of `now`.
-    pub fn show_ages(&self, now: Timestamp) {
-        let mut oldest: BTreeMap<(&TenantId, &TargetName), Timestamp> = BTreeMap::new();
-        for (tenant, target, effective) in self.open.values() {
-            let at = oldest.entry((tenant, target)).or_insert(*effective);
-            *at = (*at).min(*effective);
-        }
-        self.metrics.deprovision_oldest_age_seconds.clear();
-        for ((tenant, target), effective) in oldest {
-            let age = now.since(effective).as_secs_f64();
-            self.metrics.deprovision_oldest_age_seconds.of([tenant.as_str(), target.as_str()]).set(age);
-        }
-    }
-
-    fn show_open(&self) {
-        let mut open: BTreeMap<(&TenantId, &TargetName), i64> = BTreeMap::new();
-        for (tenant, target, _) in self.open.values() {
-            *open.entry((tenant, target)).or_default() += 1;
-        }
-        self.metrics.deprovisions_open.clear();
-        for ((tenant, target), count) in open {
-            self.metrics.deprovisions_open.of([tenant.as_str(), target.as_str()]).set(count);
-        }
+    /// Sets the gauges as of `now`.
+    pub fn show(&mut self, now: Timestamp) {
+        self.figures.show(now);
     }
 
     fn command(
-        &self,
+        &mut self,
         bundle: &Bundle,
         settings: &ProcessorSettings,
         command: &Command,
     ) -> Result<Outgoing, OutputError> {
         let format = bundle.target(&command.target).map_or(PublicFormat::Json, |target| target.format);
-        let labels = [command.tenant.as_str(), command.target.as_str(), command.op.as_str()];
-        self.metrics.commands_total.of(labels).inc();
+        self.uncounted.push(Counted::Command(command.tenant.clone(), command.target.clone(), command.op));
         self.encode(settings.topics.commands(&command.target), command.account.0.clone(), format, command)
     }
 
@@ -166,40 +167,26 @@ impl Publisher {
     }
 
     fn observe(&mut self, decision: &Decision) {
-        let (Some(account), Some(target)) = (&decision.account, &decision.target) else { return };
-        let labels = [decision.tenant.as_str(), target.as_str()];
+        let Some(target) = decision.target.clone() else { return };
+        let tenant = decision.tenant.clone();
         match &decision.kind {
-            DecisionKind::DeprovisionOpened { effective, .. } => {
-                self.open.insert(account.clone(), (decision.tenant.clone(), target.clone(), *effective));
-            }
             DecisionKind::DeprovisionVerified { effective, verified } => {
-                self.open.remove(account);
                 let seconds = verified.since(*effective).as_secs_f64();
-                self.metrics.deprovision_seconds.of(labels).observe(seconds);
-            }
-            DecisionKind::DeprovisionCancelled | DecisionKind::DeprovisionRejected { .. } => {
-                self.open.remove(account);
+                self.uncounted.push(Counted::Deprovisioned(tenant, target, seconds));
             }
             DecisionKind::AccountVerified { .. } => {
                 let seconds = decision.at.since(decision.source_time).as_secs_f64();
-                self.metrics.event_to_verified_seconds.of(labels).observe(seconds);
-                return;
+                self.uncounted.push(Counted::Verified(tenant, target, seconds));
             }
-            _ => return,
+            _ => {}
         }
-        self.show_open();
     }
 
-    fn count_alert(&self, alert: &crate::model::Alert) {
-        let tenant = alert.tenant.as_str();
-        let target = alert.target.as_ref().map_or("", |target| target.as_str());
-        match (alert.kind, alert.state) {
-            (AlertKind::DeprovisionOverdue, AlertState::Raised) => {
-                self.metrics.deprovisions_overdue_total.of([tenant, target]).inc();
-            }
-            (AlertKind::Quarantined, AlertState::Raised) => self.metrics.quarantined_entities.inc(),
-            (AlertKind::Quarantined, AlertState::Resolved) => self.metrics.quarantined_entities.dec(),
-            _ => {}
+    fn count_alert(&mut self, alert: &Alert) {
+        if let (AlertKind::DeprovisionOverdue, AlertState::Raised, Some(target)) =
+            (alert.kind, alert.state, &alert.target)
+        {
+            self.uncounted.push(Counted::Overdue(alert.tenant.clone(), target.clone()));
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::model::{
     Timestamp,
 };
 use crate::rules::Bundle;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Write};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,7 +42,7 @@ pub struct Quarantined {
 /// What a batch has made of a partition, for the runtime to publish.
 #[derive(Default)]
 pub struct Emitted {
-    pub emissions: Vec<(Emission, Cause)>,
+    pub emissions: Vec<Emission>,
     /// Messages for entities of other partitions.
     pub sends: Vec<Message>,
     /// Messages that a full quarantine could not keep.
@@ -245,7 +245,7 @@ impl Partition {
         for effect in transition.effects {
             match effect {
                 Effect::Send { to, body } => sends.push(Message { to, body, cause: cause.clone() }),
-                Effect::Emit(emission) => emitted.emissions.push((emission, cause.clone())),
+                Effect::Emit(emission) => emitted.emissions.push(emission),
                 Effect::SetTimer { name, due } => self.set_timer(of, &name, due),
                 Effect::ClearTimer { name } => {
                     let timer = key::row(&of.entity, &format!("{}{name}", key::TIMER));
@@ -344,7 +344,7 @@ impl Partition {
             since: self.clock,
             at: self.clock,
         };
-        emitted.emissions.push((Emission::Alert(alert), cause.clone()));
+        emitted.emissions.push(Emission::Alert(alert));
         if state == AlertState::Raised {
             let decision = Decision {
                 tenant,
@@ -357,7 +357,7 @@ impl Partition {
                 source_time: cause.time,
                 at: self.clock,
             };
-            emitted.emissions.push((Emission::Decision(decision), cause.clone()));
+            emitted.emissions.push(Emission::Decision(decision));
         }
     }
 
@@ -380,13 +380,13 @@ impl Partition {
             .collect()
     }
 
-    /// The batch is committed: the store follows. `position` is where a replay would have to begin.
-    pub fn settle(&mut self, position: i64) -> Result<(), StoreError> {
-        let written = std::mem::take(&mut self.written);
-        if written.is_empty() {
-            return Ok(());
+    /// The batch is committed: the store follows. `position` is where a replay would have to begin. Gives what was written.
+    pub fn settle(&mut self, position: i64) -> Result<Vec<Write>, StoreError> {
+        let writes = std::mem::take(&mut self.written).writes();
+        if !writes.is_empty() {
+            self.store.apply(&writes, position)?;
         }
-        self.store.apply(&written.writes(), position)
+        Ok(writes)
     }
 }
 

@@ -7,7 +7,9 @@ use super::intake::{Codecs, Intake, Taken, Unavailable};
 use super::outputs::{OutputError, Publisher};
 use super::partition::{Emitted, Partition};
 use super::restore::{RestoreError, restore};
-use crate::bus::{BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Poll, Session, Transaction};
+use crate::bus::{
+    BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Poll, Session, TopicPartition, Transaction,
+};
 use crate::model::topic::TopicNames;
 use crate::model::{InboxRecord, PartitionId, envelope};
 use crate::rules::Bundle;
@@ -151,7 +153,7 @@ impl Processor {
         if count > 0 {
             self.metrics.batch_records.observe(count as f64);
         }
-        self.publisher.show_ages(wall);
+        self.publisher.show(wall);
         let mut more = false;
         for partition in self.partitions.values_mut() {
             more |= partition.fire_timers(TIMERS_A_TURN, &mut emitted)?;
@@ -179,6 +181,11 @@ impl Processor {
         Ok(Turn { records: count, committed: true, more })
     }
 
+    /// Where it stands in each partition that it reads, by what is committed.
+    pub fn positions(&self) -> BTreeMap<TopicPartition, i64> {
+        self.session.positions()
+    }
+
     /// Leaves the group; everything is committed.
     pub fn stop(self) -> Result<(), ProcessorError> {
         Ok(self.session.leave()?)
@@ -194,8 +201,10 @@ impl Processor {
                     let position = self.positions.entry(*id).or_default();
                     *position += records;
                     let partition = self.partitions.get_mut(id).expect("only own partitions are written");
-                    partition.settle(*position)?;
+                    let writes = partition.settle(*position)?;
+                    self.publisher.written(*id, &writes);
                 }
+                self.publisher.committed();
                 Ok(())
             }
             Err(CommitError::Rewound(reason)) => {
@@ -256,6 +265,7 @@ impl Processor {
 
     fn assigned(&mut self, partitions: &[(String, u32)]) -> Result<(), ProcessorError> {
         self.partitions.clear();
+        self.publisher.forget();
         let inbox = self.settings.topics.inbox();
         let own: Vec<u32> = partitions.iter().filter(|(topic, _)| *topic == inbox).map(|(_, id)| *id).collect();
         self.restore(&own)?;
@@ -280,10 +290,14 @@ impl Processor {
         })?;
         for (id, store) in stores {
             let bundles = &mut self.bundles;
-            let partition =
-                Partition::open(PartitionId(id), self.settings.inbox_partitions, self.settings.record_bytes, store, &self.bundle, |hash| {
-                    bundles.get(hash).map_err(ProcessorError::from)
-                })?;
+            let partition = Partition::open(
+                PartitionId(id),
+                self.settings.inbox_partitions,
+                self.settings.record_bytes,
+                store,
+                &self.bundle,
+                |hash| bundles.get(hash).map_err(ProcessorError::from),
+            )?;
             self.publisher.restored(&partition)?;
             self.partitions.insert(id, partition);
             self.positions.insert(id, ends[&id]);

@@ -156,7 +156,10 @@ mod tests {
         put(&bus, 2, "c", Some("new"));
         let mut again = open();
         let mut told = BTreeMap::new();
-        restore(&bus, "changelog", &mut again, now, |id, remaining| drop(told.insert(id, remaining))).unwrap();
+        restore(&bus, "changelog", &mut again, now, |id, remaining| {
+            told.insert(id, remaining);
+        })
+        .unwrap();
         assert_eq!(told, [(0, 0), (1, 0), (2, 0), (3, 0)].into(), "nothing remains");
         let keys = |id: u32| {
             let rows = again[&id].scan(&[], &[], 10).unwrap();

@@ -6,6 +6,7 @@
 use prometheus::core::{AtomicF64, AtomicI64, AtomicU64, Collector, MetricVec, MetricVecBuilder};
 use prometheus::core::{GenericCounterVec, GenericGaugeVec};
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+use std::time::Duration;
 
 /// Content type of `Metrics::render` (Prometheus text exposition format 0.0.4).
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -71,6 +72,8 @@ pub struct Metrics {
     pub deprovision_oldest_age_seconds: FloatGauges<2>,
     /// `[tenant, target]`: seconds from effective time to verified.
     pub deprovision_seconds: Histograms<2>,
+    /// `[target]`: seconds within which a deprovision has to be verified, as the rules say.
+    pub deprovision_deadline_seconds: FloatGauges<1>,
     /// `[tenant, target]`: deprovisions that passed their deadline, each counted once.
     pub deprovisions_overdue_total: Counters<2>,
     /// `[target]`: commands that need a person or a changed cause.
@@ -85,7 +88,7 @@ pub struct Metrics {
     pub quarantined_entities: IntGauge,
     /// `[target]`: 1 while the breaker is open and the target is not called.
     pub breaker_open: Gauges<1>,
-    /// `[topic, partition]`: records not yet read.
+    /// `[topic, partition]`: records behind what is committed, of the partitions that this process reads.
     pub partition_lag: Gauges<2>,
     /// Transactions committed.
     pub commits_total: IntCounter,
@@ -142,6 +145,12 @@ impl Metrics {
                 "seconds from a deprovision's effective time to its verified result",
                 DEPROVISION_SECONDS,
                 ["tenant", "target"],
+            ),
+            deprovision_deadline_seconds: float_gauges(
+                &r,
+                "lockstep_deprovision_deadline_seconds",
+                "seconds within which a deprovision has to be verified",
+                ["target"],
             ),
             deprovisions_overdue_total: counters(
                 &r,
@@ -224,6 +233,45 @@ impl Metrics {
         }
     }
 
+    /// Begins what alert rules compare at 0: a series that comes up at its first 1 has had no increase. For a processor, which
+    /// alone shows what is open.
+    pub fn begin_processor(&self, tenants: &[&str], deadlines: &[(&str, Duration)]) {
+        for (target, deadline) in deadlines {
+            self.deprovision_deadline_seconds.of([target]).set(deadline.as_secs_f64());
+            self.dead_letters_open.of([target]).set(0);
+            for tenant in tenants {
+                let labels = [*tenant, *target];
+                self.deprovisions_open.of(labels).set(0);
+                self.deprovision_oldest_age_seconds.of(labels).set(0.0);
+                self.held.of(labels).set(0);
+                self.deprovisions_overdue_total.of(labels).reset();
+                // A vector's series is there once it is named.
+                let _ = self.deprovision_seconds.of(labels);
+                let _ = self.event_to_verified_seconds.of(labels);
+            }
+        }
+    }
+
+    /// The same for what becomes of a source's events.
+    pub fn begin_source(&self, source: &str, reasons: &[&str]) {
+        for outcome in ["taken", "ignored", "rejected"] {
+            self.source_events_total.of([source, outcome]).reset();
+        }
+        for reason in reasons {
+            self.source_dead_letters_total.of([source, reason]).reset();
+        }
+    }
+
+    /// The same for a target's worker.
+    pub fn begin_worker(&self, tenants: &[&str], target: &str, outcomes: &[&str]) {
+        self.breaker_open.of([target]).set(0);
+        for tenant in tenants {
+            for outcome in outcomes {
+                self.results_total.of([*tenant, target, outcome]).reset();
+            }
+        }
+    }
+
     /// All of it as `/metrics` serves it; its content type is `CONTENT_TYPE`.
     pub fn render(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).expect("names and labels are checked when made")
@@ -290,6 +338,31 @@ mod tests {
         // A label that could name a person would make a series a person.
         for label in ["account=", "identity=", "record="] {
             assert!(!text.contains(label), "{label}");
+        }
+    }
+
+    #[test]
+    fn what_alert_rules_compare_is_there_before_anything_happens() {
+        let metrics = Metrics::new();
+        metrics.begin_processor(&["acme"], &[("wiki", Duration::from_secs(300))]);
+        metrics.begin_source("hr", &["not_json"]);
+        metrics.begin_worker(&["acme"], "wiki", &["verified"]);
+        let text = metrics.render();
+        for line in [
+            r#"lockstep_deprovision_deadline_seconds{target="wiki"} 300"#,
+            r#"lockstep_deprovisions_overdue_total{target="wiki",tenant="acme"} 0"#,
+            r#"lockstep_deprovisions_open{target="wiki",tenant="acme"} 0"#,
+            r#"lockstep_deprovision_oldest_age_seconds{target="wiki",tenant="acme"} 0"#,
+            r#"lockstep_deprovision_seconds_count{target="wiki",tenant="acme"} 0"#,
+            r#"lockstep_dead_letters_open{target="wiki"} 0"#,
+            r#"lockstep_held{target="wiki",tenant="acme"} 0"#,
+            r#"lockstep_source_dead_letters_total{reason="not_json",source="hr"} 0"#,
+            r#"lockstep_source_events_total{outcome="taken",source="hr"} 0"#,
+            r#"lockstep_results_total{outcome="verified",target="wiki",tenant="acme"} 0"#,
+            r#"lockstep_breaker_open{target="wiki"} 0"#,
+            "lockstep_quarantined_entities 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! The lane loop: a target's commands into lanes, lanes into calls, results and rows into one transaction.
 
-use crate::bus::{BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, Transaction};
+use crate::bus::{
+    BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, TopicPartition, Transaction,
+};
 use crate::codec::public::{Public, PublicCodec, PublicError};
 use crate::codec::source::{self, Reason, Rejection};
 use crate::lane::{Accepted, Breaker, Call, Ended, Lane, LaneEffect, RetryPolicy};
@@ -142,6 +144,11 @@ impl LaneLoop {
 
     pub fn is_ready(&self) -> bool {
         !self.partitions.is_empty()
+    }
+
+    /// Where it stands in each partition that it reads, by what is committed.
+    pub fn positions(&self) -> BTreeMap<TopicPartition, i64> {
+        self.session.positions()
     }
 
     /// Calls under way.

@@ -167,6 +167,13 @@ impl Session for EmbeddedSession {
         self.write(&transaction).map_err(CommitError::Bus)
     }
 
+    fn positions(&self) -> BTreeMap<TopicPartition, i64> {
+        let state = self.inner.lock();
+        let committed = |followed: &Followed| state.log.committed(&self.membership.group, followed.place);
+        let own = self.cursor.partitions.iter();
+        own.map(|p| ((p.topic.clone(), p.place.partition), committed(p).unwrap_or(p.next))).collect()
+    }
+
     fn leave(self: Box<Self>) -> Result<(), BusError> {
         self.part();
         Ok(())

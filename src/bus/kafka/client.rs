@@ -24,8 +24,8 @@ const MESSAGE_TIMEOUT_MS: u32 = 9_000;
 const SESSION_TIMEOUT_MS: u32 = 10_000;
 /// Records fetched ahead of `poll`, in KiB, per consumer: what a batch or two needs, so that memory stays small.
 const PREFETCH_KBYTES: u32 = 16_384;
-/// How long a broker keeps a reader's fetch that finds nothing: a restore waits for one, a follower asks that often.
-const READER_LONG_POLL_MS: u32 = 100;
+/// How long a broker holds back an empty answer to a reader.
+const READER_FETCH_WAIT_MS: u32 = 50;
 /// A broker refuses a batch above the topic's max.message.bytes and librdkafka never splits one, so a batch stays below
 /// what any topic of ours may have; a single larger record travels alone.
 const BATCH_BYTES: usize = 900_000;
@@ -152,9 +152,10 @@ impl KafkaSettings {
         let mut config = self.fetching();
         config.set("group.id", format!("{}-reader", self.client_id));
         config.set("enable.partition.eof", "true");
-        // An end is known once a fetch has come back with nothing, which is after this long.
+        // The end of a partition is told when a fetch comes back empty: a restore waits for it once a partition, so 500 ms
+        // (the default) would be most of a restart.
         if !self.properties.contains_key("fetch.wait.max.ms") {
-            config.set("fetch.wait.max.ms", READER_LONG_POLL_MS.to_string());
+            config.set("fetch.wait.max.ms", READER_FETCH_WAIT_MS.to_string());
         }
         config
     }

@@ -381,6 +381,10 @@ impl Session for KafkaSession {
     }
 
     /// A static member keeps its partitions for the session time-out, so that a restart moves nothing; then they go to others.
+    fn positions(&self) -> BTreeMap<TopicPartition, i64> {
+        self.positions.iter().map(|(partition, position)| (partition.clone(), position.committed)).collect()
+    }
+
     fn leave(self: Box<Self>) -> Result<(), BusError> {
         Ok(())
     }

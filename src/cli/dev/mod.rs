@@ -70,10 +70,11 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     introduce(&host.url, &token_file, &parts, &dir)?;
 
     let board = Board::start(&parts)?;
-    let mut running = vec![parts.spawn_processor()?];
+    let mut running = vec![parts.spawn_processor()?, parts.spawn_lag()?];
     for target in parts.bundle.targets() {
         running.push(parts.spawn_worker(&target.name)?);
     }
+    parts.begun.met();
     play::play(&parts, &files)?;
     if args.once {
         let done = || parts.activity.is_quiet(&parts.now, quiet) && board.is_caught_up();

@@ -57,6 +57,23 @@ pub enum Reason {
 }
 
 impl Reason {
+    pub const ALL: [Self; 14] = [
+        Self::NoValue,
+        Self::NotJson,
+        Self::NotAvro,
+        Self::NotCloudEvent,
+        Self::UnknownSchema,
+        Self::NoId,
+        Self::NoRecordId,
+        Self::NoRoute,
+        Self::UnknownType,
+        Self::UnknownTenant,
+        Self::WrongType,
+        Self::MissingRequired,
+        Self::TooLarge,
+        Self::Unreadable,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NoValue => "no_value",

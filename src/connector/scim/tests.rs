@@ -226,9 +226,9 @@ async fn two_calls_that_need_the_same_new_group_make_it_once() {
     })
     .await;
     target.connector.groups = Groups::new(true);
-    let (one, two) =
-        tokio::join!(target.apply(Op::Update, &["eng"], &[]), target.apply(Op::Update, &["eng"], &[]));
-    (one.unwrap(), two.unwrap());
+    let (one, two) = tokio::join!(target.apply(Op::Update, &["eng"], &[]), target.apply(Op::Update, &["eng"], &[]));
+    one.unwrap();
+    two.unwrap();
     let made = target.requests().iter().filter(|what| *what == "POST /Groups").count();
     assert_eq!(made, 1, "{:?}", target.requests());
 }

@@ -1,0 +1,11 @@
+//! What an operator sees and does, on the built binary: `dev` on the embedded bus with targets in SQLite, no server needed.
+
+#![allow(clippy::unwrap_used)]
+
+mod dead_letters;
+mod deadline;
+mod guard;
+mod health;
+mod logs;
+mod quarantine;
+mod shop;
