@@ -96,14 +96,18 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
 
 /// How to send it an event, by the command line and by HTTP, with one that was played as the model.
 fn invitation(url: &str, data: &std::path::Path, parts: &Parts, played: &[play::EventFile]) -> String {
-    let (source, model) = match (played.first(), parts.bundle.sources().first()) {
-        (Some(file), _) => (file.source.as_str(), format!("  head -n 1 {} > my-event.json\n", file.path.display())),
-        (None, Some(source)) => (source.name.as_str(), String::new()),
-        (None, None) => ("SOURCE", String::new()),
+    let bundle = &parts.bundle;
+    let rules = match played.first() {
+        Some(file) => bundle.source(&file.source),
+        None => bundle.sources().first(),
     };
-    let data = data.display();
+    let rules = rules.expect("a bundle has a source, and files are played for sources only");
+    let (source, id, data) = (&rules.name, &rules.event.id, data.display());
+    let order = rules.event.order.as_ref().map(|path| format!(" and a later `{path}`")).unwrap_or_default();
+    let model =
+        played.first().map(|file| format!("  head -n 1 {} > my-event.json\n", file.path.display())).unwrap_or_default();
     format!(
-        "\nready for an event of your own: give it an id of its own, change what you like, and send it in one of two ways\n{model}  \
+        "\nready for an event of your own: give it another `{id}`{order}, change what you like, and send it in one of two ways\n{model}  \
          lockstep publish {source} --data {data} < my-event.json\n  \
          curl -H \"Authorization: Bearer $(cat {data}/token)\" --data-binary @my-event.json {url}/v1/events/{source}\nctrl-c ends it\n"
     )
