@@ -246,10 +246,9 @@ impl Lane {
     pub fn restore(&mut self, now: Timestamp, call_timeout: Duration) {
         match std::mem::take(&mut self.work) {
             Work::Running { mut pending, started, next } => {
-                // It was made after the row was stored, and before now. If it read first, its change came up to a time-out later.
-                let exchanges = if pending.unknown { 2 } else { 1 };
                 pending.unknown = true;
-                pending.not_before = now.min(started.plus(LONGEST_COMMIT)).plus(call_timeout * exchanges);
+                // It was made after the row was stored, and before now.
+                pending.not_before = now.min(started.plus(LONGEST_COMMIT)).plus(call_timeout);
                 pending.due = pending.not_before;
                 self.work = Work::Waiting(match next {
                     Some(next) => Pending::new(next, Some(&pending), started),

@@ -17,8 +17,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const TARGET: &str = "directory";
-/// The target's time-out (2 s), and what the worker adds before it gives up on an answer.
-const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+/// After this a call that was left behind has arrived or never will: a read and a change, of each the target's time-out (2 s)
+/// and what the worker adds before it gives up on an answer (2 s).
+const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// A process that isn't ready by then will not be.
 const READY: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(180);

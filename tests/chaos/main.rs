@@ -4,7 +4,7 @@
 //! LOCKSTEP_CHAOS_SEED   the moments of the kills and the events follow from it (default 1)
 //! LOCKSTEP_CHAOS_KILLS  of each process (default 5 for `dev` in plain `cargo test`, 20 with servers)
 
-// A test ends where something can't go on.
+// A test ends where something can't go on, and says how often and how long.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod dev;
