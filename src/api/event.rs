@@ -63,7 +63,7 @@ pub(super) async fn post(
     Query(parameters): Query<Parameters>,
     request: Request,
 ) -> Result<(StatusCode, Json<serde_json::Value>), Refusal> {
-    let intake = api.sources.get(&SourceName(source.clone())).ok_or_else(|| unknown_source(&api, &source))?;
+    let intake = api.sources.get(&SourceName(source.clone().into())).ok_or_else(|| unknown_source(&api, &source))?;
     let topic = topic_of(intake, &source, parameters.topic)?;
     let headers = request.headers().clone();
     let body = body(request, request_bytes(api.event_bytes)).await?;

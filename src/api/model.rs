@@ -331,7 +331,7 @@ fn read(content: &Content, record: Incoming, codec: &PublicCodec) -> Result<Opti
         Content::DeadLetters(target) => {
             let account = String::from_utf8(key).map_err(|_| "a dead letter's key is not text".to_owned())?;
             let letter = record.value.map(|value| decoded(codec, &value)).transpose()?.map(Box::new);
-            Ok(Some(Change::DeadLetter { place: (target.clone(), AccountId(account)), letter }))
+            Ok(Some(Change::DeadLetter { place: (target.clone(), AccountId(account.into())), letter }))
         }
     }
 }

@@ -63,7 +63,7 @@ async fn guard(
     body: &Bytes,
     action: impl FnOnce(Option<TargetName>, Option<AccountId>) -> Action,
 ) -> Answer {
-    let tenant = TenantId(tenant);
+    let tenant = TenantId(tenant.into());
     if !api.tenants.contains(&tenant) {
         let known: Vec<_> = api.tenants.iter().map(TenantId::as_str).collect();
         return Err(Refusal::not_found(
@@ -107,7 +107,7 @@ async fn dead_letter(
     account: String,
     action: impl FnOnce(TargetName, AccountId, crate::model::IdentityId, crate::model::RoutingKey) -> Action,
 ) -> Answer {
-    let (target, account) = (TargetName(target), AccountId(account));
+    let (target, account) = (TargetName(target.into()), AccountId(account.into()));
     let found = api.model.read().dead_letter(&target, &account).map(|letter| letter.command.clone());
     let Some(command) = found else {
         return Err(Refusal::not_found(

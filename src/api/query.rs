@@ -87,7 +87,7 @@ pub(super) async fn identity(
     Query(filter): Query<Filter>,
 ) -> Answer {
     asked(api, move |api, rows| {
-        let id = IdentityId(id);
+        let id = IdentityId(id.into());
         let mut tenants = api.tenants.iter().filter(|tenant| is(filter.tenant.as_ref(), *tenant));
         tenants.find_map(|tenant| rows.identity(tenant, &id)).ok_or_else(|| {
             Refusal::not_found(

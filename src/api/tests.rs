@@ -379,7 +379,7 @@ fn a_dead_letter_is_listed_redriven_and_gone_with_its_tombstone() {
     let api = Running::start();
     let letter = dead_letter("id-1");
     let topic = api.topics.dead_letters(&TargetName::from("directory"));
-    let key = letter.command.account.0.clone().into_bytes();
+    let key = letter.command.account.0.as_bytes().to_vec();
     api.write(&topic, key.clone(), Some(public(&topic, &letter)));
     api.write(&topic, b"unreadable".to_vec(), Some(b"?".to_vec()));
     let list = api.list("/v1/dead-letters", 1);

@@ -436,14 +436,14 @@ impl Whole {
     fn page(&self, rows: &Rows) -> IdentityPage {
         let entity = EntityKey::Identity { tenant: self.tenant.clone(), identity: self.identity.clone() };
         let record = |record: &IdentityRecord| RecordPage {
-            source: record.source.0.clone(),
-            record: record.record.0.clone(),
+            source: record.source.0.to_string(),
+            record: record.record.0.to_string(),
             time: Time(record.time),
             attributes: record.attributes.clone(),
         };
         IdentityPage {
             line: self.line(),
-            routing_key: self.head.routing_key.0.clone(),
+            routing_key: self.head.routing_key.0.to_string(),
             ended: self.head.ended.map(Time),
             failing: self.head.failing.iter().cloned().collect(),
             record_rows: self.records.iter().map(record).collect(),
@@ -522,7 +522,7 @@ fn held_line(tenant: &TenantId, held: Held) -> HeldLine {
         identity,
         target: held.target,
         account: held.account,
-        source: held.source.0,
+        source: held.source.0.to_string(),
         since: Time(held.since),
         cause: held.cause,
     }
@@ -543,8 +543,8 @@ fn dead_letter_line(letter: &DeadLetter) -> DeadLetterLine {
         attempts: letter.attempts,
         at: Time(letter.at),
         deadline: Time(command.deadline),
-        cause: command.cause.event.0.clone(),
-        attributes: command.desired.attributes.keys().cloned().collect(),
+        cause: command.cause.event.0.to_string(),
+        attributes: command.desired.attributes.keys().map(ToString::to_string).collect(),
     }
 }
 

@@ -273,7 +273,7 @@ impl Parts {
             connector,
             newest,
             metrics: Arc::clone(&self.metrics),
-            target: target.0.clone(),
+            target: target.0.to_string(),
             exchange_timeout,
             runtime: self.runtime.clone(),
         };

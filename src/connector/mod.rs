@@ -171,7 +171,7 @@ fn compare(
         Some(observed) if only_active => observed.active.then(|| "active".to_owned()).into_iter().collect(),
         Some(observed) => {
             let mut names: Vec<String> =
-                desired.attributes.keys().filter(|name| differs(name, observed)).cloned().collect();
+                desired.attributes.keys().filter(|name| differs(name, observed)).map(ToString::to_string).collect();
             if observed.active != desired.active {
                 names.push("active".to_owned());
             }

@@ -43,7 +43,7 @@ pub(super) fn step(step: &mut Step, me: &Address, tenant: &TenantId, body: Body)
     match body {
         Body::PermitRequest { asker, target, account, source, epoch, urgent } => {
             let held =
-                Held { asker, account, target, source, epoch, since: step.now, cause: step.cause.event.0.clone() };
+                Held { asker, account, target, source, epoch, since: step.now, cause: step.cause.event.0.to_string() };
             request(step, tenant, &mut head, held, urgent);
         }
         Body::Withdraw { account, epoch } => {

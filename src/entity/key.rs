@@ -6,6 +6,7 @@
 //! Rows whose name begins with `~` belong to the runtime: timers, quarantine. Entities never name a row so.
 
 use crate::model::{EntityKey, IdentityId, RecordId, RoutingKey, SourceName, TenantId};
+use smol_str::SmolStr;
 
 /// The row that says an entity is quarantined.
 pub const QUARANTINE: &str = "~q";
@@ -67,11 +68,11 @@ pub fn guards() -> Vec<u8> {
 /// Back from a key to its entity and row; None for rows of the partition itself and for what is no key of ours.
 pub fn parse(key: &[u8]) -> Option<(EntityKey, String)> {
     let (tag, mut rest) = key.split_first()?;
-    let mut part = || -> Option<String> {
+    let mut part = || -> Option<SmolStr> {
         let (length, after) = rest.split_first_chunk::<2>()?;
         let (text, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
         rest = after;
-        String::from_utf8(text.to_vec()).ok()
+        std::str::from_utf8(text).ok().map(SmolStr::from)
     };
     let entity = match *tag {
         RECORD => EntityKey::Record {
@@ -81,7 +82,9 @@ pub fn parse(key: &[u8]) -> Option<(EntityKey, String)> {
             route: RoutingKey(part()?),
         },
         IDENTITY => EntityKey::Identity { tenant: TenantId(part()?), identity: IdentityId(part()?) },
-        INDEX => EntityKey::Index { tenant: TenantId(part()?), attribute: part()?, value: part()? },
+        INDEX => {
+            EntityKey::Index { tenant: TenantId(part()?), attribute: part()?.to_string(), value: part()?.to_string() }
+        }
         GUARD => EntityKey::Guard { tenant: TenantId(part()?) },
         ROUTE => EntityKey::Route { tenant: TenantId(part()?), source: SourceName(part()?), record: RecordId(part()?) },
         _ => return None,

@@ -158,7 +158,7 @@ fn take(step: &mut Step, me: &Me, head: &mut RecordHead, event: SourceEvent) {
 
 fn merge(current: &Attributes, changed: Attributes) -> Attributes {
     let mut merged = current.clone();
-    for (name, value) in changed.0 {
+    for (name, value) in changed {
         match value {
             Value::Null => merged.remove(&name),
             value => merged.insert(name, value),
@@ -289,7 +289,7 @@ fn relink(step: &mut Step, me: &Me, head: &mut RecordHead) {
             step.decide(
                 me.tenant,
                 None,
-                DecisionKind::RecordDisputed { source: me.source.0.clone(), record: me.record.0.clone() },
+                DecisionKind::RecordDisputed { source: me.source.0.to_string(), record: me.record.0.to_string() },
             );
         }
         (Link::Disputed { .. }, _) => dispute(step, me, AlertState::Resolved, "one identity holds the value now"),
@@ -303,7 +303,7 @@ fn relink(step: &mut Step, me: &Me, head: &mut RecordHead) {
         step.decide(
             me.tenant,
             identity_of(&old),
-            DecisionKind::RecordUnlinked { source: me.source.0.clone(), record: me.record.0.clone() },
+            DecisionKind::RecordUnlinked { source: me.source.0.to_string(), record: me.record.0.to_string() },
         );
         step.send(old, me.gone(head.time));
     }
@@ -311,7 +311,7 @@ fn relink(step: &mut Step, me: &Me, head: &mut RecordHead) {
         step.decide(
             me.tenant,
             identity_of(&new),
-            DecisionKind::RecordLinked { source: me.source.0.clone(), record: me.record.0.clone() },
+            DecisionKind::RecordLinked { source: me.source.0.to_string(), record: me.record.0.to_string() },
         );
         let body = if head.present { me.changed(head) } else { me.gone(head.time) };
         step.send(new, body);

@@ -4,9 +4,9 @@
 
 use super::*;
 use crate::model::{
-    AccountId, Action, AlertKind, AlertState, Attributes, Body, Cause, Command, DecisionKind, IdentityId, Intent,
-    Message, Op, Operation, Origin, Outcome, PermitAnswer, RecordChange, ResultEvent, RoutingKey, SourceEvent,
-    TargetName, Timestamp, Value,
+    AccountId, Action, AlertKind, AlertState, Body, Cause, Command, DecisionKind, IdentityId, Intent, Message, Op,
+    Operation, Origin, Outcome, PermitAnswer, RecordChange, ResultEvent, RoutingKey, SourceEvent, TargetName,
+    Timestamp, Value,
 };
 use crate::rules::SourceFile;
 use std::collections::{BTreeMap, VecDeque};
@@ -104,7 +104,7 @@ impl Town {
                     }
                     Effect::Emit(Emission::Command(command)) => self.commands.push(*command),
                     Effect::Emit(Emission::Decision(decision)) => {
-                        self.decisions.push((decision.target.map(|target| target.0), decision.kind));
+                        self.decisions.push((decision.target.map(|target| target.to_string()), decision.kind));
                     }
                     Effect::Emit(Emission::Alert(alert)) => self.alerts.push((alert.kind, alert.state)),
                     Effect::Emit(Emission::DeadLetterClosed { .. }) => {}
@@ -147,7 +147,7 @@ impl Town {
             .collect();
         let change = match fields {
             "gone" => RecordChange::Remove,
-            _ => RecordChange::Replace(Attributes(attributes.iter().cloned().collect())),
+            _ => RecordChange::Replace(attributes.iter().cloned().collect()),
         };
         let by_number = self.bundle.source(&source.into()).unwrap().route_by.is_some();
         let number = attributes.iter().find(|(name, _)| name == "number").and_then(|(_, value)| value.as_text());

@@ -57,7 +57,13 @@ pub struct Cause {
 impl Cause {
     /// A cause of Lockstep's own.
     pub fn own(event: String, time: Timestamp) -> Self {
-        Self { event: EventId(event), source: SourceName::from("lockstep"), time, bundle: None, traceparent: None }
+        Self {
+            event: EventId(event.into()),
+            source: SourceName::from("lockstep"),
+            time,
+            bundle: None,
+            traceparent: None,
+        }
     }
 }
 

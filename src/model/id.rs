@@ -4,6 +4,7 @@
 //! machine and after every restart, so a replayed step never mints a second one.
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 use std::fmt;
 use uuid::Uuid;
 
@@ -15,10 +16,10 @@ macro_rules! text_ids {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
-        pub struct $name(pub String);
+        pub struct $name(pub SmolStr);
 
         impl $name {
-            pub fn new(text: impl Into<String>) -> Self {
+            pub fn new(text: impl Into<SmolStr>) -> Self {
                 Self(text.into())
             }
 
@@ -35,7 +36,7 @@ macro_rules! text_ids {
 
         impl From<&str> for $name {
             fn from(text: &str) -> Self {
-                Self(text.to_owned())
+                Self(text.into())
             }
         }
     )+};
@@ -95,7 +96,7 @@ impl fmt::Display for PartitionId {
 
 impl Intent {
     pub fn default_intent() -> Self {
-        Self("default".to_owned())
+        Self(SmolStr::new_static("default"))
     }
 }
 
@@ -121,7 +122,7 @@ impl AccountId {
 impl RoutingKey {
     /// Routing keys of two tenants never meet, whatever their records are called.
     pub fn of(tenant: &TenantId, value: &str) -> Self {
-        Self(format!("{}/{}", tenant.0, value))
+        Self(smol_str::format_smolstr!("{}/{}", tenant.0, value))
     }
 
     /// The inbox partition: murmur2 as in Kafka's Java client, so that a Java producer agrees with us.
@@ -131,13 +132,13 @@ impl RoutingKey {
 }
 
 /// Length-prefixed parts, so that ("ab", "c") and ("a", "bc") differ.
-fn mint(parts: &[&str]) -> String {
+fn mint(parts: &[&str]) -> SmolStr {
     let mut name = Vec::new();
     for part in parts {
         name.extend_from_slice(&(part.len() as u64).to_be_bytes());
         name.extend_from_slice(part.as_bytes());
     }
-    Uuid::new_v5(&NAMESPACE, &name).to_string()
+    Uuid::new_v5(&NAMESPACE, &name).hyphenated().encode_lower(&mut Uuid::encode_buffer()).into()
 }
 
 /// Kafka's `org.apache.kafka.common.utils.Utils.murmur2`, seed 0x9747b28c.

@@ -249,8 +249,8 @@ mod tests {
     #[test]
     fn whatever_one_entity_says_to_another_comes_back_from_the_inbox_as_it_was() {
         let holder = Address::identity("acme/1".into(), "acme".into(), "i".into());
-        let (target, account) = (TargetName::from("wiki"), AccountId("a".to_owned()));
-        let place = || (target.clone(), account.clone(), IdentityId("i".to_owned()), RoutingKey("acme/1".to_owned()));
+        let (target, account) = (TargetName::from("wiki"), AccountId::from("a"));
+        let place = || (target.clone(), account.clone(), IdentityId::from("i"), RoutingKey::from("acme/1"));
         let operation = |action| {
             let (id, tenant, actor) = ("o".to_owned(), "acme".into(), "cli".to_owned());
             Body::Operation(Operation { id, tenant, actor, at: Timestamp(1), action })

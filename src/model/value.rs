@@ -1,10 +1,11 @@
 //! Attribute values and named sets of them.
 
-use serde::de::Error as _;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::collections::BTreeMap;
+use smol_str::SmolStr;
 use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 /// One attribute's value. Text in JSON is text here; a date stays the text that its source sent.
 #[derive(Clone, PartialEq)]
@@ -13,17 +14,23 @@ pub enum Value {
     Bool(bool),
     Int(i64),
     Float(f64),
-    Text(String),
+    /// Short text lies in the value itself, long text is shared: copying either costs no allocation.
+    Text(SmolStr),
     List(Vec<Value>),
 }
 
-/// Attributes by name. `Debug` shows names and types only: values are personal data and logs are not theirs.
-#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Attributes(pub BTreeMap<String, Value>);
+/// Attributes by name, in the order of their names. `Debug` shows names and types only: values are personal data and logs are not theirs.
+///
+/// One shared vector: events carry a dozen of them through four hands, so copying has to be free and reading must not
+/// chase a tree. What changes a shared one copies it first.
+#[derive(Clone, Default, PartialEq)]
+pub struct Attributes(Arc<Vec<(SmolStr, Value)>>);
+
+/// Most room made at once for attributes that are only announced: a length that lies costs no memory.
+const ANNOUNCED: usize = 64;
 
 impl Value {
-    pub fn text(text: impl Into<String>) -> Self {
+    pub fn text(text: impl Into<SmolStr>) -> Self {
         Self::Text(text.into())
     }
 
@@ -66,7 +73,7 @@ impl Value {
                 Some(i) => Self::Int(i),
                 None => Self::Float(n.as_f64()?),
             },
-            serde_json::Value::String(s) => Self::Text(s.clone()),
+            serde_json::Value::String(s) => Self::Text(s.into()),
             serde_json::Value::Array(items) => Self::List(items.iter().map(Self::from_json).collect::<Option<_>>()?),
             serde_json::Value::Object(_) => return None,
         })
@@ -79,35 +86,153 @@ impl fmt::Debug for Value {
     }
 }
 
+impl Attributes {
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.place(name).ok().map(|at| &self.0[at].1)
+    }
+
+    pub fn contains_key(&self, name: &str) -> bool {
+        self.place(name).is_ok()
+    }
+
+    /// Gives what was there before.
+    pub fn insert(&mut self, name: impl Into<SmolStr>, value: Value) -> Option<Value> {
+        let name = name.into();
+        let place = self.place(&name);
+        let entries = Arc::make_mut(&mut self.0);
+        match place {
+            Ok(at) => Some(std::mem::replace(&mut entries[at].1, value)),
+            Err(at) => {
+                entries.insert(at, (name, value));
+                None
+            }
+        }
+    }
+
+    pub fn remove(&mut self, name: &str) -> Option<Value> {
+        let at = self.place(name).ok()?;
+        Some(Arc::make_mut(&mut self.0).remove(at).1)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// In the order of their names.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&SmolStr, &Value)> + DoubleEndedIterator + Clone {
+        self.0.iter().map(|(name, value)| (name, value))
+    }
+
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = &SmolStr> {
+        self.0.iter().map(|(name, _)| name)
+    }
+
+    pub fn values(&self) -> impl ExactSizeIterator<Item = &Value> {
+        self.0.iter().map(|(_, value)| value)
+    }
+
+    /// Whether both are the very same vector: then they are equal without a look.
+    pub fn is_shared_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(own, _)| own.as_str().cmp(name))
+    }
+}
+
+/// Panics where there is none of that name.
+impl std::ops::Index<&str> for Attributes {
+    type Output = Value;
+
+    fn index(&self, name: &str) -> &Value {
+        self.get(name).expect("an attribute that is there")
+    }
+}
+
+/// Of two with one name the later counts.
+impl<N: Into<SmolStr>> FromIterator<(N, Value)> for Attributes {
+    fn from_iter<I: IntoIterator<Item = (N, Value)>>(pairs: I) -> Self {
+        let mut entries: Vec<(SmolStr, Value)> = pairs.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        if !entries.is_sorted_by(|(a, _), (b, _)| a < b) {
+            entries.reverse();
+            entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+            entries.dedup_by(|(a, _), (b, _)| a == b);
+        }
+        Self(Arc::new(entries))
+    }
+}
+
+impl<N: Into<SmolStr>> Extend<(N, Value)> for Attributes {
+    fn extend<I: IntoIterator<Item = (N, Value)>>(&mut self, pairs: I) {
+        for (name, value) in pairs {
+            self.insert(name, value);
+        }
+    }
+}
+
+impl IntoIterator for Attributes {
+    type Item = (SmolStr, Value);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Arc::unwrap_or_clone(self.0).into_iter()
+    }
+}
+
 impl fmt::Debug for Attributes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.0.iter()).finish()
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 
-impl Deref for Attributes {
-    type Target = BTreeMap<String, Value>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
+impl Serialize for Attributes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.len()))?;
+        for (name, value) in self.iter() {
+            map.serialize_entry(name.as_str(), value)?;
+        }
+        map.end()
     }
 }
 
-impl DerefMut for Attributes {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.0
+impl<'de> Deserialize<'de> for Attributes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Attributes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("attributes by name")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Attributes, A::Error> {
+                let mut entries = Vec::with_capacity(map.size_hint().unwrap_or_default().min(ANNOUNCED));
+                while let Some(entry) = map.next_entry::<SmolStr, Value>()? {
+                    entries.push(entry);
+                }
+                Ok(entries.into_iter().collect())
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
     }
 }
 
-impl<N: Into<String>, const C: usize> From<[(N, Value); C]> for Attributes {
+impl<N: Into<SmolStr>, const C: usize> From<[(N, Value); C]> for Attributes {
     fn from(pairs: [(N, Value); C]) -> Self {
-        Self(pairs.into_iter().map(|(name, value)| (name.into(), value)).collect())
+        pairs.into_iter().collect()
     }
 }
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
+        Self::Text(text.into())
     }
 }
 
@@ -124,28 +249,47 @@ impl From<i64> for Value {
 }
 
 /// The form in which a value is stored; JSON gets the natural one instead.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
+enum Storing<'a> {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(&'a str),
+    List(&'a [Value]),
+}
+
+#[derive(Deserialize)]
 enum Stored {
     Null,
     Bool(bool),
     Int(i64),
     Float(f64),
-    Text(String),
+    Text(SmolStr),
     List(Vec<Value>),
 }
 
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {
-            return self.to_json().serialize(serializer);
+            return match self {
+                Self::Null => serializer.serialize_unit(),
+                Self::Bool(b) => serializer.serialize_bool(*b),
+                Self::Int(i) => serializer.serialize_i64(*i),
+                // A float that JSON can't hold becomes null.
+                Self::Float(x) if x.is_finite() => serializer.serialize_f64(*x),
+                Self::Float(_) => serializer.serialize_unit(),
+                Self::Text(s) => serializer.serialize_str(s),
+                Self::List(items) => items.serialize(serializer),
+            };
         }
         match self {
-            Self::Null => Stored::Null,
-            Self::Bool(b) => Stored::Bool(*b),
-            Self::Int(i) => Stored::Int(*i),
-            Self::Float(x) => Stored::Float(*x),
-            Self::Text(s) => Stored::Text(s.clone()),
-            Self::List(items) => Stored::List(items.clone()),
+            Self::Null => Storing::Null,
+            Self::Bool(b) => Storing::Bool(*b),
+            Self::Int(i) => Storing::Int(*i),
+            Self::Float(x) => Storing::Float(*x),
+            Self::Text(s) => Storing::Text(s),
+            Self::List(items) => Storing::List(items),
         }
         .serialize(serializer)
     }
@@ -185,5 +329,19 @@ mod tests {
         let stored = postcard::to_allocvec(&all).unwrap();
         assert_eq!(postcard::from_bytes::<Attributes>(&stored).unwrap(), all);
         assert_eq!(format!("{all:?}"), r#"{"a": null, "b": list, "c": text}"#);
+    }
+
+    #[test]
+    fn whatever_the_order_they_come_in_the_names_are_sorted_and_the_later_of_two_counts() {
+        let mut some: Attributes =
+            [("b", 1), ("a", 2), ("b", 3), ("c", 4)].map(|(n, v)| (n, Value::Int(v))).into_iter().collect();
+        let kept = some.clone();
+        assert_eq!(some, Attributes::from([("a", Value::Int(2)), ("b", Value::Int(3)), ("c", Value::Int(4))]));
+        assert!(some.is_shared_with(&kept));
+        assert_eq!(some.insert("b", Value::Null), Some(Value::Int(3)));
+        assert_eq!(some.insert("aa", Value::Null), None);
+        assert_eq!(some.remove("c"), Some(Value::Int(4)));
+        let names = |of: &Attributes| of.keys().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        assert_eq!((names(&some), names(&kept)), ("a aa b".to_owned(), "a b c".to_owned()), "a copy is its own");
     }
 }

@@ -197,7 +197,7 @@ impl Expression {
         let absent: Vec<_> = self
             .depends_on
             .iter()
-            .filter(|name| matches!(attributes.get(*name), None | Some(Value::Null)))
+            .filter(|name| matches!(attributes.get(name), None | Some(Value::Null)))
             .map(|name| format!("`{name}`"))
             .collect();
         EvaluationError(match absent.is_empty() {
@@ -340,7 +340,7 @@ fn to_cel_owned(value: &Value) -> Box<dyn Val> {
         Value::Bool(b) => Box::new(CelBool::from(*b)),
         Value::Int(i) => Box::new(CelInt::from(*i)),
         Value::Float(x) => Box::new(CelDouble::from(*x)),
-        Value::Text(text) => Box::new(CelString::from(text.clone())),
+        Value::Text(text) => Box::new(CelString::from(text.to_string())),
         Value::List(items) => Box::new(CelList::from(items.iter().map(to_cel_owned).collect::<Vec<_>>())),
     }
 }

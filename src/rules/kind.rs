@@ -42,7 +42,7 @@ impl KindRules {
             .attributes
             .iter()
             .filter_map(|(name, origins)| origins.iter().find_map(value_of).map(|value| (name.clone(), value.clone())));
-        Attributes(merged.collect())
+        merged.collect()
     }
 
     /// Whether it is to have access at `now`, and when that changes by a date.
@@ -106,7 +106,7 @@ mod tests {
                 .iter()
                 .map(|(source, value)| {
                     let value = value.map(|value| ("m".to_owned(), value.map_or(Value::Null, Value::Int)));
-                    (SOURCES[*source].into(), Attributes(value.into_iter().collect()))
+                    (SOURCES[*source].into(), value.into_iter().collect())
                 })
                 .collect();
             let refs: Vec<_> = held.iter().map(|(source, attributes)| (source, attributes)).collect();

@@ -224,7 +224,7 @@ mod tests {
 
     fn dates(start: &str, end: &str) -> Attributes {
         let all = [("start", start), ("end", end)];
-        Attributes(all.into_iter().map(|(name, text)| (name.to_owned(), Value::text(text))).collect())
+        all.into_iter().map(|(name, text)| (name, Value::text(text))).collect()
     }
 
     #[test]

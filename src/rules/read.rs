@@ -171,7 +171,7 @@ impl<'f> Page<'f> {
             Content::Bool(b) => Value::Bool(*b),
             Content::Int(i) => Value::Int(*i),
             Content::Float(x) => Value::Float(*x),
-            Content::Text(text) => Value::Text(text.clone()),
+            Content::Text(text) => Value::Text(text.clone().into()),
             Content::List(items) => Value::List(items.iter().map(|item| self.value(item)).collect::<Option<_>>()?),
             Content::Map(_) => {
                 self.wrong_type(node, "a value or a list of values");

@@ -109,7 +109,7 @@ impl TargetRules {
                 .into_iter()
                 .filter(|item| *item != Value::Null)
                 .map(|item| match item {
-                    Value::Text(name) if !name.is_empty() => Ok(name),
+                    Value::Text(name) if !name.is_empty() => Ok(name.to_string()),
                     other => Err(rule.error(&format!("a group's name is {}, not text", other.type_name()))),
                 })
                 .collect::<Result<Vec<_>, _>>()?,

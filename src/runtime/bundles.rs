@@ -39,7 +39,7 @@ pub struct BundleStore {
 
 impl BundleStore {
     pub fn new(bus: Arc<dyn Bus>, topics: TopicNames, own: Arc<Bundle>) -> Self {
-        Self { bus, topics, compiled: BTreeMap::from([(own.hash().0.clone(), own)]) }
+        Self { bus, topics, compiled: BTreeMap::from([(own.hash().to_string(), own)]) }
     }
 
     /// Makes `own` the current bundle of the installation, unless it is already. True if it was made so now.

@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_fits_passes_and_what_does_not_is_named_with_its_size() {
-        let text = |bytes: usize| attributes(Value::Text("a".repeat(bytes)));
+        let text = |bytes: usize| attributes(Value::text("a".repeat(bytes)));
         let row = |bytes: usize| vec![("head".to_owned(), Some(vec![0; bytes])), ("gone".to_owned(), None)];
         assert_eq!(checked(row(LIMIT - ROOM_BYTES), vec![command(text(500_000), 10), send(text(1_000_000))]), Ok(()));
         let cases = [
@@ -177,7 +177,7 @@ mod tests {
             (checked(row(1), vec![command(text(1), 20_000)]), "the command for target directory would have "),
             // What JSON escapes takes up to six times its room.
             (
-                checked(row(1), vec![command(attributes(Value::Text("\u{1}".repeat(100_000))), 0)]),
+                checked(row(1), vec![command(attributes(Value::text("\u{1}".repeat(100_000))), 0)]),
                 "the command for target directory would have 600",
             ),
         ];
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn an_encoded_command_never_takes_more_than_was_reckoned() {
         let values = [
-            Value::Text("\u{1}\"\\\n\u{7f}ä".repeat(1_000)),
+            Value::text("\u{1}\"\\\n\u{7f}ä".repeat(1_000)),
             Value::List(vec![Value::Float(-1.5e-300); 1_000]),
             Value::List(vec![Value::Int(i64::MIN); 1_000]),
             Value::List(vec![Value::List(vec![Value::Null]); 1_000]),

@@ -49,7 +49,7 @@ impl Publisher {
         Outgoing {
             topic: settings.topics.inbox(),
             partition: Some(routing_key.partition(settings.inbox_partitions).0),
-            key: Some(routing_key.0.clone().into_bytes()),
+            key: Some(routing_key.0.as_bytes().to_vec()),
             value: Some(envelope::seal(&InboxRecord::Message(message.clone()))),
             headers: Vec::new(),
         }
@@ -74,7 +74,7 @@ impl Publisher {
                 Emission::Decision(decision) => {
                     self.observe(&decision);
                     let key = decision.identity.as_ref().map_or_else(|| decision.tenant.0.clone(), |id| id.0.clone());
-                    self.encode(settings.topics.decisions(), key, PublicFormat::Json, &decision)?
+                    self.encode(settings.topics.decisions(), key.to_string(), PublicFormat::Json, &decision)?
                 }
                 Emission::Alert(alert) => {
                     self.count_alert(&alert);
@@ -83,7 +83,7 @@ impl Publisher {
                 Emission::DeadLetterClosed { target, account } => Outgoing {
                     topic: settings.topics.dead_letters(&target),
                     partition: None,
-                    key: Some(account.0.into_bytes()),
+                    key: Some(account.0.as_bytes().to_vec()),
                     value: None,
                     headers: Vec::new(),
                 },
@@ -144,7 +144,7 @@ impl Publisher {
     ) -> Result<Outgoing, OutputError> {
         let format = bundle.target(&command.target).map_or(PublicFormat::Json, |target| target.format);
         self.uncounted.push(Counted::Command(command.tenant.clone(), command.target.clone(), command.op));
-        self.encode(settings.topics.commands(&command.target), command.account.0.clone(), format, command)
+        self.encode(settings.topics.commands(&command.target), command.account.0.to_string(), format, command)
     }
 
     fn encode<T: Public>(
@@ -196,7 +196,7 @@ fn undeliverable(settings: &ProcessorSettings, message: &Message, reason: &str) 
     Outgoing {
         topic: settings.topics.source_dead_letters(),
         partition: None,
-        key: Some(message.to.routing_key.0.clone().into_bytes()),
+        key: Some(message.to.routing_key.0.as_bytes().to_vec()),
         value: Some(envelope::seal(&InboxRecord::Message(message.clone()))),
         headers: vec![
             ("lockstep_topic".to_owned(), settings.topics.inbox().into_bytes()),

@@ -102,7 +102,7 @@ impl Partition {
             return;
         }
         let first = self.store.get(&key::meta(META_BUNDLE)).is_ok_and(|row| row.is_none());
-        self.written.put(key::meta(META_BUNDLE), Some(bundle.hash().0.clone().into_bytes()));
+        self.written.put(key::meta(META_BUNDLE), Some(bundle.hash().0.as_bytes().to_vec()));
         self.bundle = bundle;
         if !first {
             self.set_sweep(Some(key::identities(None)));

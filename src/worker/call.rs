@@ -67,7 +67,7 @@ pub async fn make(connector: &dyn Connector, call: &Call, newest: &Newest, limit
 
 fn lookup(command: &Command, external_id: Option<String>) -> Lookup {
     let matched = match command.desired.attributes.get(&command.match_on) {
-        Some(Value::Text(text)) => Some(text.clone()),
+        Some(Value::Text(text)) => Some(text.to_string()),
         Some(Value::Int(int)) => Some(int.to_string()),
         _ => None,
     };

@@ -284,7 +284,7 @@ impl LaneLoop {
         for id in ids {
             let queue = &self.partitions[&id].queue;
             for priority in 0..=2u8 {
-                let from = (priority, Timestamp(i64::MIN), AccountId(String::new()));
+                let from = (priority, Timestamp(i64::MIN), AccountId(String::new().into()));
                 let ready = queue.range(from..).take_while(|(at, when, _)| *at == priority && *when <= now);
                 due.extend(ready.take(free).map(|(at, when, account)| (*at, *when, account.clone(), id)));
             }
@@ -317,7 +317,7 @@ impl LaneLoop {
         let changelog = self.settings.topics.lanes(&self.settings.target);
         let mut writes: BTreeMap<u32, Vec<Write>> = BTreeMap::new();
         for ((partition, account), lane) in &work.rows {
-            let (key, value) = (account.0.clone().into_bytes(), Some(envelope::seal(lane)));
+            let (key, value) = (account.0.as_bytes().to_vec(), Some(envelope::seal(lane)));
             work.transaction.outputs.push(Outgoing {
                 topic: changelog.clone(),
                 partition: Some(*partition),
@@ -412,7 +412,7 @@ impl LaneLoop {
             LaneEffect::DeadLetterOver => Ok(Outgoing {
                 topic: dead_letters,
                 partition: None,
-                key: Some(account.0.clone().into_bytes()),
+                key: Some(account.0.as_bytes().to_vec()),
                 value: None,
                 headers: Vec::new(),
             }),
@@ -424,7 +424,7 @@ impl LaneLoop {
             Ok(encoded) => Ok(Outgoing {
                 topic,
                 partition: None,
-                key: Some(account.0.clone().into_bytes()),
+                key: Some(account.0.as_bytes().to_vec()),
                 value: Some(encoded.value),
                 headers: encoded.headers,
             }),
@@ -473,7 +473,7 @@ impl LaneLoop {
             let Some((last, _)) = rows.last() else { break };
             from = [last.as_slice(), &[0]].concat();
             for (key, row) in rows {
-                let account = AccountId(String::from_utf8_lossy(&key).into_owned());
+                let account = AccountId(String::from_utf8_lossy(&key).into_owned().into());
                 let mut lane = self.open(&account, &row);
                 let call = CallId { assignment: self.assignment, partition: id, account: account.clone() };
                 if !self.in_flight.contains(&call) {
@@ -499,7 +499,7 @@ impl LaneLoop {
         if self.in_flight.len() < self.settings.concurrency {
             for partition in self.partitions.values() {
                 for priority in 0..=2u8 {
-                    let from = (priority, Timestamp(i64::MIN), AccountId(String::new()));
+                    let from = (priority, Timestamp(i64::MIN), AccountId(String::new().into()));
                     let first = partition.queue.range(from..).next().filter(|(at, ..)| *at == priority);
                     if let Some((_, due, _)) = first {
                         let due = self.breaker.until().map_or(*due, |until| until.max(*due));

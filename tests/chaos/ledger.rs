@@ -40,7 +40,7 @@ pub fn check(bus: &dyn Bus, names: &TopicNames, target: &str) -> Ledger {
     let mut ledger = Ledger::default();
     for record in read_all(bus, &names.commands(&target)) {
         let command: Command = codec.decode(record.value.as_deref().unwrap()).unwrap();
-        let generation = newest.entry(command.account.0.clone()).or_default();
+        let generation = newest.entry(command.account.to_string()).or_default();
         assert_eq!(command.generation.0, *generation + 1, "{} at {}", command.account, record.offset);
         *generation += 1;
         ledger.commands += 1;
@@ -57,7 +57,7 @@ pub fn check(bus: &dyn Bus, names: &TopicNames, target: &str) -> Ledger {
         match result.outcome {
             Outcome::Verified => {
                 ledger.verified += 1;
-                let before = verified.insert(account.clone(), generation).unwrap_or_default();
+                let before = verified.insert(account.to_string(), generation).unwrap_or_default();
                 assert!(before < generation, "{account}: generation {generation} is verified after {before}");
             }
             Outcome::Superseded => ledger.superseded += 1,
@@ -67,7 +67,7 @@ pub fn check(bus: &dyn Bus, names: &TopicNames, target: &str) -> Ledger {
             }
             outcome => panic!("{} of {account}: {}", outcome.as_str(), result.message.unwrap_or_default()),
         }
-        assert!(settled.insert((account.clone(), generation)), "{account}: two results of generation {generation}");
+        assert!(settled.insert((account.to_string(), generation)), "{account}: two results of generation {generation}");
     }
     assert_eq!(verified, newest, "the newest command of every account is verified");
     assert_eq!(settled.len(), ledger.commands, "every command has a result");

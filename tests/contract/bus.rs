@@ -511,7 +511,7 @@ pub fn a_key_goes_to_the_partition_that_java_would_choose(bed: &dyn Bed) {
     let got = read_all(bus, &output);
     assert_eq!(got.len(), keys.len());
     for r in &got {
-        let key = RoutingKey(String::from_utf8(r.key.clone().unwrap()).unwrap());
+        let key = RoutingKey::new(String::from_utf8(r.key.clone().unwrap()).unwrap());
         assert_eq!(r.partition, key.partition(7).0, "key {key}");
     }
     assert_eq!(got.iter().map(|r| r.partition).collect::<BTreeSet<_>>().len(), 7);

@@ -297,7 +297,7 @@ impl Rig {
     pub fn commands(&self, target: &str) -> BTreeMap<String, Vec<Command>> {
         let mut by_account: BTreeMap<String, Vec<Command>> = BTreeMap::new();
         for command in self.documents::<Command>(&self.names.commands(&TargetName::from(target))) {
-            by_account.entry(command.account.0.clone()).or_default().push(command);
+            by_account.entry(command.account.0.to_string()).or_default().push(command);
         }
         for (account, commands) in &by_account {
             let generations: Vec<u64> = commands.iter().map(|command| command.generation.0).collect();

@@ -92,9 +92,9 @@ impl Story {
         let mut known = Attributes::from([("mail", Value::text(mail.as_str())), ("mobile", Value::text(mobile))]);
         if by_number {
             attributes["employeeNumber"] = json!([number.to_string()]);
-            known.insert("employeeNumber".into(), Value::text(number.to_string()));
+            known.insert("employeeNumber", Value::text(number.to_string()));
         }
-        known.insert("groups".into(), Value::List(vec![Value::text("vpn")]));
+        known.insert("groups", Value::List(vec![Value::text("vpn")]));
         self.person(number).idp = Some(known);
         let user = json!({"username": format!("p{number}"), "email": mail, "enabled": true, "attributes": attributes});
         self.rig.runtime.block_on(async {
@@ -203,12 +203,12 @@ fn change(story: &mut Story, users: &BTreeMap<u32, String>) {
     story.hr("changed", &[FIRST + 6]);
     // In the identity provider: out of a group, another phone.
     story.rig.runtime.block_on(story.realm.delete(&format!("/users/{}/groups/{}", users[&(FIRST + 5)], users[&0])));
-    story.person(FIRST + 5).idp.as_mut().unwrap().insert("groups".into(), Value::List(vec![]));
+    story.person(FIRST + 5).idp.as_mut().unwrap().insert("groups", Value::List(vec![]));
     let path = format!("/users/{}", users[&(FIRST + 1)]);
     let attributes = json!({"employeeNumber": [(FIRST + 1).to_string()], "mobile": ["+49 160 1"]});
     let user = json!({"email": format!("p{}@example.com", FIRST + 1), "attributes": attributes});
     story.rig.runtime.block_on(story.realm.put(&path, user));
-    story.person(FIRST + 1).idp.as_mut().unwrap().insert("mobile".into(), Value::text("+49 160 1"));
+    story.person(FIRST + 1).idp.as_mut().unwrap().insert("mobile", Value::text("+49 160 1"));
     story.settled("moving");
 }
 
@@ -256,7 +256,7 @@ fn check_topics(story: &mut Story) {
             let results: BTreeMap<(String, u64), Outcome> = rig
                 .documents::<ResultEvent>(&topic)
                 .into_iter()
-                .map(|result| ((result.account.0, result.generation.0), result.outcome))
+                .map(|result| ((result.account.to_string(), result.generation.0), result.outcome))
                 .collect();
             for (account, commands) in &commands {
                 let last = results.get(&(account.clone(), commands.len() as u64));

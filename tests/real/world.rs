@@ -105,8 +105,8 @@ impl Person {
     }
 
     fn merged(&self, bundle: &Bundle) -> Attributes {
-        let hr = self.hr.iter().map(|(name, value)| ((*name).to_owned(), Value::text(value.as_str()))).collect();
-        let (hr, idp) = ((SourceName::from("hr"), Attributes(hr)), SourceName::from("idp"));
+        let hr = self.hr.iter().map(|(name, value)| ((*name), Value::text(value.as_str()))).collect::<Attributes>();
+        let (hr, idp) = ((SourceName::from("hr"), hr), SourceName::from("idp"));
         let mut records = vec![(&hr.0, &hr.1)];
         records.extend(self.idp.as_ref().map(|attributes| (&idp, attributes)));
         bundle.kind("person").unwrap().merge(&records)
@@ -127,7 +127,8 @@ pub fn settle(bundle: &Bundle, target: &str, accounts: &mut Accounts, people: &[
         match wanted {
             Some(desired) => {
                 let text = |value: &Value| value.as_text().expect("these rules give text").to_owned();
-                let attributes = desired.attributes.iter().map(|(name, value)| (name.clone(), text(value))).collect();
+                let attributes =
+                    desired.attributes.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
                 let groups = desired.entitlements.groups;
                 accounts.insert(person.number, Account { active: true, attributes, groups });
             }

@@ -41,8 +41,8 @@ fn accounts(world: &World, target: &str) -> Result<(), String> {
                     return Err(format!(
                         "{target}: the account of {worker} is active {} with {:?} and {groups:?}, but should be {:?} with {:?}",
                         observed.active,
-                        observed.attributes.0.values().map(Value::to_json).collect::<Vec<_>>(),
-                        desired.attributes.0.values().map(Value::to_json).collect::<Vec<_>>(),
+                        observed.attributes.values().map(Value::to_json).collect::<Vec<_>>(),
+                        desired.attributes.values().map(Value::to_json).collect::<Vec<_>>(),
                         desired.entitlements.groups
                     ));
                 }
@@ -86,7 +86,7 @@ fn reference(world: &World, target: &str, facts: &Facts) -> Option<Desired> {
 fn generations(world: &World, target: &str) -> Result<BTreeMap<String, Generation>, String> {
     let mut last: BTreeMap<String, Generation> = BTreeMap::new();
     for command in commands(world, target) {
-        let before = last.insert(command.account.0.clone(), command.generation).unwrap_or_default();
+        let before = last.insert(command.account.to_string(), command.generation).unwrap_or_default();
         if command.generation != before.next() {
             return Err(format!(
                 "{target}: account {} goes from generation {before} to {}",

@@ -180,7 +180,7 @@ fn apply(contents: &mut Contents, change: &Change, lie: bool) -> Result<Applied,
                 active: true,
                 attributes: change.desired.attributes.clone(),
                 groups: Some(groups),
-                owner: Some(change.lookup.account.0.clone()),
+                owner: Some(change.lookup.account.to_string()),
                 version: None,
             };
             contents.accounts.insert(id.clone(), observed);

@@ -152,8 +152,8 @@ impl Follower {
         let rules = self.parts.bundle.sources().iter().find(|source| source.topics.contains(&record.topic));
         let decoded = rules.and_then(|rules| self.parts.codecs.sources.decode(rules, record).ok());
         let Some(Decoded::Event(event)) = decoded else { return };
-        if self.arrived.insert(event.id.0.clone(), record.timestamp).is_none() {
-            self.order.push_back(event.id.0);
+        if self.arrived.insert(event.id.0.to_string(), record.timestamp).is_none() {
+            self.order.push_back(event.id.0.to_string());
         }
         if self.order.len() > REMEMBERED
             && let Some(oldest) = self.order.pop_front()
@@ -165,10 +165,10 @@ impl Follower {
     fn command(&mut self, record: &Incoming) {
         let Ok(command) = self.codec.decode::<Command>(record.value.as_deref().unwrap_or_default()) else { return };
         let name = match command.desired.attributes.get(&command.match_on) {
-            Some(Value::Text(name)) => name.clone(),
-            _ => command.account.0.clone(),
+            Some(Value::Text(name)) => name.to_string(),
+            _ => command.account.0.to_string(),
         };
-        let arrived = self.arrived.get(&command.cause.event.0).copied();
+        let arrived = self.arrived.get(command.cause.event.as_str()).copied();
         let op = match command.op {
             // Nothing is known of the account at the target yet: this makes it.
             Op::Update | Op::Enable if command.external_id.is_none() => Op::Create,
@@ -183,7 +183,7 @@ impl Follower {
         };
         let key = result.account.idempotency_key(result.generation);
         let Commanded { name, arrived, op } = self.commands.get(&key).cloned().unwrap_or_else(|| Commanded {
-            name: result.account.0.clone(),
+            name: result.account.0.to_string(),
             arrived: None,
             op: result.op,
         });
@@ -194,11 +194,11 @@ impl Follower {
         match result.outcome {
             Outcome::Superseded => return Ok(()),
             Outcome::Verified => {
-                counts.open.remove(&result.account.0);
+                counts.open.remove(result.account.as_str());
                 *counts.verified.entry(op).or_default() += 1;
             }
             outcome => {
-                counts.open.insert(result.account.0.clone(), outcome);
+                counts.open.insert(result.account.0.to_string(), outcome);
             }
         }
         let took = arrived.map(|arrived| u64::try_from(result.at.since(arrived).as_millis()).unwrap_or(u64::MAX));
@@ -273,7 +273,7 @@ impl Summary {
             let middle = counts.milliseconds.get(counts.milliseconds.len() / 2);
             let shown = |figure: Option<&u64>| figure.map_or_else(|| "-".to_owned(), u64::to_string);
             table.add_row([
-                target.0.clone(),
+                target.0.to_string(),
                 of(Op::Create),
                 of(Op::Update),
                 of(Op::Disable),

@@ -17,8 +17,9 @@ use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use smol_str::SmolStr;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Why a document that has the right shape is none of ours.
@@ -120,21 +121,21 @@ impl<'de> Deserialize<'de> for PlainAttributes<'_> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Entries;
         impl<'de> Visitor<'de> for Entries {
-            type Value = BTreeMap<String, Value>;
+            type Value = Attributes;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("attributes by name")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = BTreeMap::new();
-                while let Some((name, value)) = map.next_entry::<String, PlainOwned>()? {
-                    entries.insert(name, value.0);
+                let mut entries = Vec::new();
+                while let Some((name, value)) = map.next_entry::<SmolStr, PlainOwned>()? {
+                    entries.push((name, value.0));
                 }
-                Ok(entries)
+                Ok(entries.into_iter().collect())
             }
         }
-        Ok(Self(Cow::Owned(Attributes(deserializer.deserialize_map(Entries)?))))
+        Ok(Self(Cow::Owned(deserializer.deserialize_map(Entries)?)))
     }
 }
 
@@ -179,11 +180,11 @@ impl<'de> Deserialize<'de> for PlainOwned {
             }
 
             fn visit_str<E>(self, s: &str) -> Result<Value, E> {
-                Ok(Value::Text(s.to_owned()))
+                Ok(Value::Text(s.to_owned().into()))
             }
 
             fn visit_string<E>(self, s: String) -> Result<Value, E> {
-                Ok(Value::Text(s))
+                Ok(Value::Text(s.into()))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {

@@ -4,7 +4,6 @@ use super::*;
 use crate::model::*;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
-use std::collections::BTreeMap;
 
 fn codec() -> PublicCodec {
     PublicCodec::new(None)
@@ -214,13 +213,13 @@ fn values() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::Bool),
         any::<i64>().prop_map(Value::Int),
         prop::num::f64::NORMAL.prop_map(Value::Float),
-        words().prop_map(Value::Text),
+        words().prop_map(Value::text),
     ];
     prop_oneof![scalar.clone(), prop::collection::vec(scalar, 0..4).prop_map(Value::List)]
 }
 
 fn attributes() -> impl Strategy<Value = Attributes> {
-    prop::collection::btree_map(words(), values(), 0..6).prop_map(|entries: BTreeMap<_, _>| Attributes(entries))
+    prop::collection::btree_map(words(), values(), 0..6).prop_map(|entries| entries.into_iter().collect())
 }
 
 prop_compose! {
@@ -233,14 +232,14 @@ prop_compose! {
         (bundle, traceparent, issued) in (prop::option::of(words()), prop::option::of(words()), times()),
     ) -> Command {
         Command {
-            tenant: TenantId(tenant), external_id, generation: Generation(generation), op, issued,
+            tenant: TenantId::new(tenant), external_id, generation: Generation(generation), op, issued,
             desired: Desired {
                 active, attributes,
                 entitlements: Entitlements { groups: groups.clone(), universe: universe.map_or(Universe::Additive, Universe::Authoritative) },
             },
             revoked: groups,
             deprovision: clock.map(|(effective, deadline)| Deprovision { effective, deadline }),
-            cause: Cause { bundle: bundle.map(BundleHash), traceparent, ..command().cause },
+            cause: Cause { bundle: bundle.map(BundleHash::new), traceparent, ..command().cause },
             ..command()
         }
     }
@@ -258,7 +257,7 @@ prop_compose! {
         (effective, traceparent) in (prop::option::of(times()), prop::option::of(words())),
     ) -> ResultEvent {
         ResultEvent {
-            tenant: "acme".into(), target: "directory".into(), account: AccountId(account), identity: "i".into(),
+            tenant: "acme".into(), target: "directory".into(), account: AccountId::new(account), identity: "i".into(),
             routing_key: "acme/1".into(), generation: Generation(generation), op, outcome, external_id, error, message,
             attempt, retry_at, at, source_time, effective, traceparent,
         }
@@ -303,8 +302,8 @@ prop_compose! {
         (kind, cause, source_time, at) in (kinds(), words(), times(), times()),
     ) -> Decision {
         Decision {
-            tenant: "acme".into(), identity: identity.map(IdentityId), target: target.map(TargetName),
-            account: account.map(AccountId), generation: generation.map(Generation), kind, cause: EventId(cause), source_time, at,
+            tenant: "acme".into(), identity: identity.map(IdentityId::new), target: target.map(TargetName::new),
+            account: account.map(AccountId::new), generation: generation.map(Generation), kind, cause: EventId::new(cause), source_time, at,
         }
     }
 }
@@ -320,8 +319,8 @@ prop_compose! {
         (identity, target, account) in (prop::option::of(words()), prop::option::of(words()), prop::option::of(words())),
     ) -> Alert {
         Alert {
-            key, kind, state, tenant: "acme".into(), identity: identity.map(IdentityId), target: target.map(TargetName),
-            account: account.map(AccountId), message, since, at,
+            key, kind, state, tenant: "acme".into(), identity: identity.map(IdentityId::new), target: target.map(TargetName::new),
+            account: account.map(AccountId::new), message, since, at,
         }
     }
 }
@@ -332,8 +331,8 @@ prop_compose! {
         (target, account, identity, routing_key) in (words(), words(), words(), words()),
         (some_target, some_account) in (any::<bool>(), any::<bool>()),
     ) -> Operation {
-        let (target, account) = (TargetName(target), AccountId(account));
-        let (identity, routing_key) = (IdentityId(identity), RoutingKey(routing_key));
+        let (target, account) = (TargetName::new(target), AccountId::new(account));
+        let (identity, routing_key) = (IdentityId::new(identity), RoutingKey::new(routing_key));
         let action = match which {
             0 => Action::GuardRelease { target: some_target.then_some(target), account: some_account.then_some(account) },
             1 => Action::GuardReject { target: some_target.then_some(target), account: some_account.then_some(account) },

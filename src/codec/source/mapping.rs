@@ -7,6 +7,7 @@ use super::{MOST_ID_BYTES, Reason, Rejection};
 use crate::model::{Attributes, Timestamp, Value};
 use crate::rules::{AttributeRule, AttributeType, EventPath, SourceRules};
 use serde_json::Value as Json;
+use smol_str::SmolStr;
 
 pub(super) fn type_name(json: Option<&Json>) -> &'static str {
     match json {
@@ -48,14 +49,14 @@ pub(super) fn route(
     name: &str,
     document: &Json,
     remove: bool,
-) -> Result<Option<String>, Rejection> {
+) -> Result<Option<SmolStr>, Rejection> {
     let wrong = |what: &str| {
         Rejection::new(Reason::NoRoute, format!("attribute {name}, which routes this source's records, {what}"))
     };
     let rule = rules.attributes.get(name).ok_or_else(|| wrong("is not mapped"))?;
     let text = match attribute(rule, document)? {
         Some(Value::Text(text)) => text,
-        Some(Value::Int(number)) => number.to_string(),
+        Some(Value::Int(number)) => smol_str::format_smolstr!("{number}"),
         None | Some(Value::Null) if remove => return Ok(None),
         None | Some(Value::Null) => return Err(wrong("is not in the event")),
         Some(other) => return Err(wrong(&format!("is {}, not text or int", other.type_name()))),
@@ -137,7 +138,7 @@ fn attribute(rule: &AttributeRule, document: &Json) -> Result<Option<Value>, Rej
         (AttributeType::Int, scalar) => int(scalar),
         (AttributeType::Bool, Json::Bool(b)) => Some(Value::Bool(*b)),
         (AttributeType::Bool, Json::String(text)) => bool(text),
-        (AttributeType::Date, Json::String(text)) if is_date(text) => Some(Value::Text(text.clone())),
+        (AttributeType::Date, Json::String(text)) if is_date(text) => Some(Value::Text(text.clone().into())),
         _ => None,
     };
     match value {

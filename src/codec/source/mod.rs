@@ -17,6 +17,7 @@ use super::registry::{Registry, RegistryError};
 use crate::model::{Attributes, EventId, Incoming, Origin, RecordChange, RecordId, RoutingKey, SourceEvent, TenantId};
 use crate::rules::{EventMeaning, EventPath, SourceFormat, SourceRules, TenantRule, Tombstones};
 use serde_json::Value as Json;
+use smol_str::SmolStr;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -165,7 +166,7 @@ impl SourceDecoder {
         if meaning == EventMeaning::Ignore {
             return Ok(Decoded::Ignored);
         }
-        let record = mapping::id(document, &rules.record.id, Reason::NoRecordId)?;
+        let record = SmolStr::from(mapping::id(document, &rules.record.id, Reason::NoRecordId)?);
         let remove = meaning == EventMeaning::Remove;
         let attributes = if remove { Attributes::default() } else { mapping::attributes(rules, document)? };
         let route = match &rules.route_by {
@@ -184,7 +185,7 @@ impl SourceDecoder {
             source: rules.name.clone(),
             record: RecordId(record),
             routing_key,
-            id: EventId(id),
+            id: EventId(id.into()),
             order,
             time: time.unwrap_or(incoming.timestamp),
             change: match (remove, rules.record.partial) {
@@ -221,7 +222,7 @@ impl SourceDecoder {
             tenant,
             source: rules.name.clone(),
             record: RecordId::from(key),
-            id: EventId(format!("{}/{}/{}", origin.topic, origin.partition, origin.offset)),
+            id: EventId(format!("{}/{}/{}", origin.topic, origin.partition, origin.offset).into()),
             order: None,
             time: incoming.timestamp,
             change: RecordChange::Remove,

@@ -2,7 +2,7 @@
 
 use super::path::{CORE_USER, Path, member};
 use crate::connector::{CallError, Observed, OpenError};
-use crate::model::{AccountId, Attributes, Desired, ErrorClass, Value};
+use crate::model::{AccountId, Desired, ErrorClass, Value};
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,7 +48,7 @@ impl Mapping {
         Observed {
             external_id: text("id").unwrap_or_default(),
             active: is_active(resource),
-            attributes: Attributes(self.paths.iter().map(|(name, path)| (name.clone(), shown(path))).collect()),
+            attributes: self.paths.iter().map(|(name, path)| (name.clone(), shown(path))).collect(),
             groups,
             owner: owner_of(resource).filter(|_| self.owner).map(str::to_owned),
             version: version_of(resource).map(str::to_owned),
@@ -263,7 +263,7 @@ fn plain_text(value: &Value) -> Option<String> {
         Value::Bool(b) => Some(b.to_string()),
         Value::Int(i) => Some(i.to_string()),
         Value::Float(x) => Some(x.to_string()),
-        Value::Text(text) => Some(text.clone()).filter(|text| !text.is_empty()),
+        Value::Text(text) => Some(text.to_string()).filter(|text| !text.is_empty()),
     }
 }
 
@@ -286,7 +286,11 @@ mod tests {
     }
 
     fn desired<const N: usize>(attributes: [(&str, Value); N]) -> Desired {
-        Desired { active: true, attributes: Attributes::from(attributes), entitlements: Entitlements::default() }
+        Desired {
+            active: true,
+            attributes: crate::model::Attributes::from(attributes),
+            entitlements: Entitlements::default(),
+        }
     }
 
     fn operations<const N: usize>(attributes: [(&str, Value); N], resource: &Json) -> Vec<Json> {

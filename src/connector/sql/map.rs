@@ -72,7 +72,7 @@ impl Column {
             Value::Bool(b) => b.to_string(),
             Value::Int(i) => i.to_string(),
             Value::Float(x) => x.to_string(),
-            Value::Text(text) => text.clone(),
+            Value::Text(text) => text.to_string(),
         };
         if text.contains('\0') {
             return Err(format!("column {name} takes no text with a NUL character"));
@@ -91,12 +91,12 @@ impl Column {
     /// What a text read from the column is to the rules.
     pub(super) fn decode(&self, cell: &Cell) -> Value {
         let Some(text) = cell else { return Value::Null };
-        let Some(canonical) = self.kind.canonical(text) else { return Value::Text(text.clone()) };
+        let Some(canonical) = self.kind.canonical(text) else { return Value::Text(text.clone().into()) };
         match self.kind {
-            Kind::Int => canonical.parse().map_or(Value::Text(canonical), Value::Int),
-            Kind::Float => canonical.parse().map_or(Value::Text(canonical), Value::Float),
+            Kind::Int => canonical.parse().map_or(Value::Text(canonical.into()), Value::Int),
+            Kind::Float => canonical.parse().map_or(Value::Text(canonical.into()), Value::Float),
             Kind::Bool { .. } => Value::Bool(canonical == "true" || canonical == "1"),
-            _ => Value::Text(canonical),
+            _ => Value::Text(canonical.into()),
         }
     }
 
@@ -132,7 +132,7 @@ fn plain(value: &Value) -> Cell {
         Value::Bool(b) => Some(b.to_string()),
         Value::Int(i) => Some(i.to_string()),
         Value::Float(x) => Some(x.to_string()),
-        Value::Text(text) => Some(text.clone()),
+        Value::Text(text) => Some(text.to_string()),
     }
 }
 

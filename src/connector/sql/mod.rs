@@ -16,7 +16,7 @@ use super::{
     Applied, CallError, Capabilities, Change, Connector, GroupChanges, Limits, Lookup, Observed, OpenError, Page,
     Resolve, compare,
 };
-use crate::model::{AccountId, Attributes, Desired, ErrorClass, Op};
+use crate::model::{AccountId, Desired, ErrorClass, Op};
 use crate::rules::SqlRules;
 use async_trait::async_trait;
 use call::{Cell, Database, Dialect, Row, Session};
@@ -275,7 +275,7 @@ impl Layout {
         let inactive = |active: &schema::Active| active.column.holds(&Some(active.no.clone()), &stored.active);
         Observed {
             active: !self.active.as_ref().is_some_and(inactive),
-            attributes: Attributes(attributes.collect()),
+            attributes: attributes.collect(),
             external_id: stored.key,
             groups,
             owner: stored.owner,
@@ -294,7 +294,7 @@ impl Layout {
             return Ok(Located::Ours(stored));
         }
         if let Some(owner) = &self.owner
-            && let Some(stored) = self.only(session, owner, Some(lookup.account.0.clone()), "owner").await?
+            && let Some(stored) = self.only(session, owner, Some(lookup.account.0.to_string()), "owner").await?
         {
             return Ok(Located::Ours(stored));
         }
@@ -342,7 +342,7 @@ impl Layout {
         for (name, value) in desired.attributes.iter() {
             let column = self.column(name)?;
             let cell = column.encode(value).map_err(|why| CallError::new(ErrorClass::Invalid, why))?;
-            let name = self.columns.get_key_value(name).map(|(name, _)| name.as_str());
+            let name = self.columns.get_key_value(name.as_str()).map(|(name, _)| name.as_str());
             cells.push(Wanted { column, cell, attribute: name });
         }
         match &self.active {
@@ -357,7 +357,7 @@ impl Layout {
     }
 
     fn owned_by(&self, account: &AccountId) -> Option<(&Column, Cell)> {
-        self.owner.as_ref().map(|owner| (owner, Some(account.0.clone())))
+        self.owner.as_ref().map(|owner| (owner, Some(account.0.to_string())))
     }
 
     async fn insert(&self, session: &mut Session<'_>, change: &Change) -> Result<String, CallError> {
@@ -365,7 +365,7 @@ impl Layout {
             self.wanted(&change.desired)?.into_iter().map(|wanted| (wanted.column, wanted.cell)).collect();
         cells.extend(self.owned_by(&change.lookup.account));
         if self.new_key == NewKey::AccountId {
-            cells.push((&self.key, Some(change.lookup.account.0.clone())));
+            cells.push((&self.key, Some(change.lookup.account.0.to_string())));
         }
         let columns: Vec<String> = cells.iter().map(|(column, _)| column.quoted()).collect();
         let parameters: Vec<String> =

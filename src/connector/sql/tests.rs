@@ -61,7 +61,7 @@ fn change<const N: usize>(op: Op, key: Option<&str>, attributes: [(&str, Value);
         },
         desired: Desired {
             active: true,
-            attributes: Attributes::from(attributes),
+            attributes: crate::model::Attributes::from(attributes),
             entitlements: Entitlements { groups, universe: Universe::Additive },
         },
         revoked: BTreeSet::new(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 fn person(pairs: &[(&str, &str)]) -> Attributes {
     let all = [("employeeNumber", "10001"), ("givenName", "Ada"), ("familyName", "Byron"), ("status", "active")];
-    Attributes(all.iter().chain(pairs).map(|(name, text)| ((*name).to_owned(), Value::text(*text))).collect())
+    all.iter().chain(pairs).map(|(name, text)| (*name, Value::text(*text))).collect()
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn last_records(bundle: &Bundle, source: &str, events: &str, order: &str) -> BTr
             .iter()
             .filter_map(|(name, rule)| Some((name.clone(), Value::from_json(rule.path.find(&event)?)?)));
         let attributes = match meaning {
-            Some(EventMeaning::Upsert) => Some(Attributes(attributes.collect())),
+            Some(EventMeaning::Upsert) => Some(attributes.collect()),
             Some(EventMeaning::Remove) => None,
             Some(EventMeaning::Ignore) | None => continue,
         };
