@@ -478,7 +478,7 @@ fn account_line(row: &AccountRow) -> AccountLine {
     match row.removal {
         Removal::Held { .. } => marks.push("held"),
         Removal::Rejected { .. } => marks.push("rejected"),
-        Removal::None | Removal::Asked { .. } => {}
+        Removal::None | Removal::Asked { .. } | Removal::Permitted => {}
     }
     if row.clock.as_ref().is_some_and(|clock| !clock.overdue) {
         marks.push("deprovisioning");

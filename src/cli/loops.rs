@@ -220,7 +220,8 @@ impl Parts {
             Arc::clone(&self.bus),
             Arc::clone(&self.stores),
             Arc::clone(&self.bundle),
-            Publisher::new(Arc::clone(&self.codecs.public), Arc::clone(&self.metrics)),
+            Publisher::new(Arc::clone(&self.codecs.public), Arc::clone(&self.metrics))
+                .with_decisions(self.installation.decisions),
             Arc::clone(&self.codecs),
             Arc::clone(&self.metrics),
             Arc::clone(&self.now),

@@ -23,6 +23,8 @@ pub struct Installation {
     pub listen: SocketAddr,
     pub log: LogFormat,
     pub tenants: Vec<TenantId>,
+    /// Whether the audit is written to `decisions`.
+    pub decisions: bool,
     /// The largest source event, and the largest body of an HTTP event.
     pub event_bytes: usize,
 }
@@ -120,6 +122,7 @@ fn read(mut fields: Fields<'_>) -> Option<Installation> {
     let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     let log = fields.get("log").and_then(|node| page.choice(node, &words));
     let tenants = tenants(&mut fields);
+    let decisions = fields.bool("decisions", true);
     let event_bytes = fields.fields("limits").and_then(|mut limits| {
         let bytes = limits.number("event_bytes", LEAST_EVENT_BYTES, MOST_EVENT_BYTES);
         limits.finish();
@@ -140,6 +143,7 @@ fn read(mut fields: Fields<'_>) -> Option<Installation> {
         listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7070))),
         log: log.unwrap_or_default(),
         tenants: tenants?,
+        decisions,
         event_bytes: event_bytes.unwrap_or(EVENT_BYTES),
     })
 }

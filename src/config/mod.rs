@@ -122,21 +122,25 @@ mod tests {
         assert!(reports.iter().all(|report| report.passed()), "{}", example::render(&reports));
         assert!(matches!(config.installation.bus, BusRules::Embedded));
         assert_eq!((config.installation.inbox_partitions, config.installation.command_partitions), (8, 6));
+        assert!(config.installation.decisions, "the audit is written unless somebody says no");
     }
 
     #[test]
-    fn the_example_on_kafka_loads_and_its_tests_pass() {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/kafka");
-        let config = Config::load(&dir).unwrap_or_else(|error| panic!("{error}"));
-        let reports = config.bundle.run_tests();
-        assert!(!reports.is_empty() && reports.iter().all(|report| report.passed()), "{}", example::render(&reports));
-        assert!(matches!(config.installation.bus, BusRules::Kafka(_)));
+    fn the_configs_on_kafka_load_and_their_tests_pass() {
+        for folder in ["examples/kafka", "benches/w1/config"] {
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+            let config = Config::load(&dir).unwrap_or_else(|error| panic!("{error}"));
+            let reports = config.bundle.run_tests();
+            let passed = !reports.is_empty() && reports.iter().all(|report| report.passed());
+            assert!(passed, "{folder}: {}", example::render(&reports));
+            assert!(matches!(config.installation.bus, BusRules::Kafka(_)));
+        }
     }
 
     #[test]
     fn everything_of_lockstep_yaml_is_read() {
         let dir = copied(
-            "bus:\n  kafka:\n    bootstrap: b1:9092,b2:9092\n    properties: { security.protocol: SASL_SSL, sasl.password: '${env:KAFKA_PASSWORD}', socket.timeout.ms: 6000 }\n    replicas: 3\n  prefix: idm.\ninbox_partitions: 32\ncommand_partitions: 12\nregistry: { url: http://registry:8081 }\nhttp: { listen: '[::1]:8080' }\nlog: json\ntenants: [acme, globex]\nlimits: { event_bytes: 65536 }\n",
+            "bus:\n  kafka:\n    bootstrap: b1:9092,b2:9092\n    properties: { security.protocol: SASL_SSL, sasl.password: '${env:KAFKA_PASSWORD}', socket.timeout.ms: 6000 }\n    replicas: 3\n  prefix: idm.\ninbox_partitions: 32\ncommand_partitions: 12\nregistry: { url: http://registry:8081 }\nhttp: { listen: '[::1]:8080' }\nlog: json\ntenants: [acme, globex]\ndecisions: false\nlimits: { event_bytes: 65536 }\n",
         );
         let installation = Config::load(dir.path()).unwrap_or_else(|error| panic!("{error}")).installation;
         let BusRules::Kafka(kafka) = &installation.bus else { panic!("kafka is what it says") };
@@ -148,7 +152,7 @@ mod tests {
         assert_eq!(installation.registry.as_deref(), Some("http://registry:8081"));
         assert_eq!(installation.listen.to_string(), "[::1]:8080");
         assert_eq!((installation.log, installation.event_bytes), (LogFormat::Json, 65536));
-        assert_eq!(installation.tenants.len(), 2);
+        assert_eq!((installation.tenants.len(), installation.decisions), (2, false));
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub enum Removal {
     Rejected {
         left: bool,
     },
+    /// The Guard let a disabled account be made for somebody who left before having any: the next evaluation makes it.
+    Permitted,
 }
 
 /// The clock of an open deprovision: runs from the effective time until the result is verified.
@@ -121,6 +123,11 @@ impl AccountRow {
             AccountState::Present if self.desired.as_ref() == Some(desired) => None,
             AccountState::Present => Some(Op::Update),
         }
+    }
+
+    /// Nothing was ever commanded of it.
+    pub fn is_new(&self) -> bool {
+        self.generation == Generation::default()
     }
 
     /// The removal that was asked for, if `epoch` is its request's.

@@ -6,11 +6,12 @@
 
 use super::account::{AccountRow, AccountState, Clock, LastResult, Removal};
 use super::key::HEAD;
+use super::leaver::{delete_due, maintain, no_access, permit, remove};
 use super::step::{Emission, Step, StepError};
 use crate::model::{
     Action, Address, Alert, AlertKind, AlertState, Attributes, Body, Command, Decision, DecisionKind, Desired,
-    Generation, IdentityId, Intent, Op, Outcome, PermitAnswer, RecordId, ResultEvent, RoutingKey, SourceName,
-    TargetName, TenantId, Timestamp,
+    Generation, IdentityId, Intent, Op, Outcome, RecordId, ResultEvent, RoutingKey, SourceName, TargetName, TenantId,
+    Timestamp,
 };
 use crate::rules::{KindRules, Phase, RuleError, TargetRules};
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,11 @@ pub struct IdentityRecord {
 /// What is wanted of an account.
 enum Wanted {
     Present(Desired),
+    /// No access, since `effective`, but a disabled account that is like this.
+    Maintained {
+        desired: Desired,
+        effective: Timestamp,
+    },
     /// No access, since `effective`.
     Gone {
         effective: Timestamp,
@@ -59,11 +65,27 @@ enum Wanted {
     Unchanged,
 }
 
+/// Which records an identity has.
+#[derive(Clone, Copy)]
+struct Known {
+    /// The anchor's.
+    anchored: bool,
+    /// All that its kind requires.
+    complete: bool,
+}
+
+impl Known {
+    fn of(kind: &KindRules, records: &[IdentityRecord]) -> Self {
+        let has = |source: &SourceName| records.iter().any(|row| row.source == *source);
+        Self { anchored: has(&kind.anchor), complete: kind.requires.iter().all(has) }
+    }
+}
+
 /// The identity that this step is about.
-struct Me<'a> {
-    tenant: &'a TenantId,
-    identity: &'a IdentityId,
-    address: Address,
+pub(super) struct Me<'a> {
+    pub tenant: &'a TenantId,
+    pub identity: &'a IdentityId,
+    pub address: Address,
 }
 
 pub(super) fn step(
@@ -104,7 +126,7 @@ pub(super) fn step(
 }
 
 /// Decides everything anew from what is known now.
-fn evaluate(step: &mut Step, me: &Me, changed: Option<&IdentityRecord>) -> Result<(), StepError> {
+pub(super) fn evaluate(step: &mut Step, me: &Me, changed: Option<&IdentityRecord>) -> Result<(), StepError> {
     let rules = step.rules;
     let records = records(step, changed)?;
     let head = step.get::<IdentityHead>(HEAD)?;
@@ -129,18 +151,22 @@ fn evaluate(step: &mut Step, me: &Me, changed: Option<&IdentityRecord>) -> Resul
         step.put(HEAD, &head);
         return Ok(());
     }
-    let complete = kind.requires.iter().all(|source| records.iter().any(|row| row.source == *source));
+    let known = Known::of(kind, &records);
     for target in rules.targets() {
         let name = AccountRow::row(&target.name);
         let row = step.get::<AccountRow>(&name)?;
-        let wanted = wanted(step, me, kind, &mut head, target, &attributes, complete);
-        if row.is_none() && !matches!(wanted, Wanted::Present(_)) {
+        let wanted = wanted(step, me, kind, &mut head, target, &attributes, known);
+        if row.is_none() && !matches!(wanted, Wanted::Present(_) | Wanted::Maintained { .. }) {
             continue;
         }
         let mut row = row.unwrap_or_else(|| AccountRow::new(me.tenant, &target.name, me.identity));
         let before = row.clone();
         match wanted {
             Wanted::Present(desired) => want(step, me, target, &mut row, desired),
+            Wanted::Maintained { desired, effective } => {
+                let urgent = kind.urgent(&attributes).unwrap_or(false);
+                maintain(step, me, target, &mut head, &mut row, desired, effective, urgent);
+            }
             Wanted::Gone { effective } => {
                 let urgent = kind.urgent(&attributes).unwrap_or(false);
                 remove(step, me, target, &mut head, &mut row, effective, urgent);
@@ -180,8 +206,7 @@ fn lifecycle(
     records: &[IdentityRecord],
     attributes: &Attributes,
 ) -> bool {
-    let anchored = records.iter().any(|row| row.source == kind.anchor);
-    let (phase, dated, next) = if anchored {
+    let (phase, dated, next) = if Known::of(kind, records).anchored {
         match kind.lifecycle(attributes, step.now) {
             Ok(lifecycle) => (lifecycle.phase, lifecycle.since, lifecycle.next),
             Err(error) => {
@@ -223,26 +248,31 @@ fn wanted(
     head: &mut IdentityHead,
     target: &TargetRules,
     attributes: &Attributes,
-    complete: bool,
+    known: Known,
 ) -> Wanted {
-    if head.phase != Some(Phase::Active) {
-        return Wanted::Gone { effective: head.ended.unwrap_or(step.cause.time) };
-    }
-    if !complete {
+    let active = head.phase == Some(Phase::Active);
+    let effective = if active { step.cause.time } else { head.ended.unwrap_or(step.cause.time) };
+    // Without the anchor's record, or another that is needed, there is nothing to keep a leaver's account current with.
+    let maintained = target.leaver.maintain && head.phase == Some(Phase::Ended) && known.anchored && known.complete;
+    match (active, known.complete) {
+        (false, _) if !maintained => return Wanted::Gone { effective },
         // A second source's record that is missing is no evidence against anyone.
-        return Wanted::Unchanged;
+        (true, false) => return Wanted::Unchanged,
+        _ => {}
     }
     match target.wants(&kind.name, attributes) {
         Ok(wants) => {
             rule_recovered(step, me, head, target.name.as_str(), Some(&target.name));
             match wants {
-                Some(desired) => Wanted::Present(desired),
-                None => Wanted::Gone { effective: step.cause.time },
+                Some(desired) if active => Wanted::Present(desired),
+                Some(desired) => Wanted::Maintained { desired, effective },
+                None => Wanted::Gone { effective },
             }
         }
         Err(error) => {
             rule_failed(step, me, head, target.name.as_str(), Some(&target.name), &error);
-            Wanted::Unchanged
+            // What an account should look like is no reason for a leaver to stay in.
+            if active { Wanted::Unchanged } else { Wanted::Gone { effective } }
         }
     }
 }
@@ -267,116 +297,22 @@ fn want(step: &mut Step, me: &Me, target: &TargetRules, row: &mut AccountRow, de
     }
 }
 
-/// Access is not wanted: the clock starts, and the Guard is asked.
-fn remove(
-    step: &mut Step,
-    me: &Me,
-    target: &TargetRules,
-    head: &mut IdentityHead,
-    row: &mut AccountRow,
-    effective: Timestamp,
-    urgent: bool,
-) {
-    if row.state != AccountState::Present {
-        return;
-    }
-    let left = head.ended.is_some();
-    match row.removal {
-        Removal::None => {}
-        Removal::Rejected { left: before } if left && !before => {}
-        Removal::Held { epoch, op, .. } if urgent => {
-            step.send(Address::guard(me.tenant.clone()), Body::Withdraw { account: row.account.clone(), epoch });
-            decide_account(step, me, row, DecisionKind::Urgent);
-            ask_guard(step, me, head, row, op, true);
-            return;
-        }
-        Removal::Asked { .. } | Removal::Held { .. } | Removal::Rejected { .. } => return,
-    }
-    let deadline = effective.plus(target.deprovision_deadline);
-    row.clock = Some(Clock { effective, deadline, overdue: false, generation: None });
-    step.set_timer(deadline_timer(&row.target), deadline.max(step.now));
-    decide_account(step, me, row, DecisionKind::DeprovisionOpened { effective, deadline });
-    if urgent {
-        decide_account(step, me, row, DecisionKind::Urgent);
-    }
-    ask_guard(step, me, head, row, target.leaver.action, urgent);
-}
-
-fn ask_guard(step: &mut Step, me: &Me, head: &mut IdentityHead, row: &mut AccountRow, op: Op, urgent: bool) {
-    head.epoch += 1;
-    row.removal = Removal::Asked { epoch: head.epoch, op };
-    let request = Body::PermitRequest {
-        asker: me.address.clone(),
-        target: row.target.clone(),
-        account: row.account.clone(),
-        source: step.cause.source.clone(),
-        epoch: head.epoch,
-        urgent,
-    };
-    step.send(Address::guard(me.tenant.clone()), request);
-}
-
-/// The Guard has answered. An answer to a request that was withdrawn, or made again since, changes nothing.
-fn permit(step: &mut Step, me: &Me, target: &TargetName, epoch: u64, answer: PermitAnswer) -> Result<(), StepError> {
-    let name = AccountRow::row(target);
-    let Some(mut row) = step.get::<AccountRow>(&name)? else { return Ok(()) };
-    let Some(op) = row.asked(epoch) else { return Ok(()) };
-    match answer {
-        PermitAnswer::Held => {
-            row.removal = Removal::Held { epoch, op, since: step.now };
-            decide_account(step, me, &row, DecisionKind::Held);
-        }
-        PermitAnswer::Rejected { operation } => {
-            let left = step.get::<IdentityHead>(HEAD)?.is_some_and(|head| head.ended.is_some());
-            row.removal = Removal::Rejected { left };
-            if row.clock.is_some() {
-                stop_clock(step, me, &mut row, DecisionKind::DeprovisionRejected { operation });
-            }
-        }
-        PermitAnswer::Granted => carry_out(step, me, &mut row, op),
-        PermitAnswer::Released { operation } => {
-            decide_account(step, me, &row, DecisionKind::Released { operation });
-            carry_out(step, me, &mut row, op);
-        }
-    }
-    step.put(name, &row);
-    Ok(())
-}
-
-/// Removes the access. That it is still unwanted is certain: whenever it becomes wanted the request is withdrawn.
-fn carry_out(step: &mut Step, me: &Me, row: &mut AccountRow, op: Op) {
-    row.removal = Removal::None;
-    let Some(target) = step.rules.target(&row.target) else { return };
-    let mut desired = row.desired.clone().unwrap_or_else(no_access);
-    desired.active = false;
-    command(step, me, target, row, op, desired);
-    match (op, target.leaver.delete_after) {
-        (Op::Disable, Some(grace)) => {
-            let effective = row.clock.as_ref().map_or(step.now, |clock| clock.effective);
-            let due = effective.plus(grace).max(step.now);
-            row.delete_due = Some(due);
-            step.set_timer(delete_timer(&row.target), due);
-        }
-        _ => row.delete_due = None,
-    }
-}
-
-fn no_access() -> Desired {
-    Desired { active: false, attributes: Attributes::default(), entitlements: crate::model::Entitlements::default() }
-}
-
 /// Issues the next generation.
-fn command(step: &mut Step, me: &Me, target: &TargetRules, row: &mut AccountRow, op: Op, desired: Desired) {
+pub(super) fn command(step: &mut Step, me: &Me, target: &TargetRules, row: &mut AccountRow, op: Op, desired: Desired) {
     row.generation = row.generation.next();
     let granted = row.desired.as_ref().map(|desired| desired.entitlements.groups.clone()).unwrap_or_default();
     let revoked = granted.difference(&desired.entitlements.groups).cloned().collect();
-    if op.is_deprovision()
-        && let Some(clock) = &mut row.clock
-    {
+    // A worker runs the newest command only, so it is the newest that must end the access and stop the clock.
+    let ends_access = !desired.active;
+    if ends_access && let Some(clock) = &mut row.clock {
         clock.generation = Some(row.generation);
     }
-    let deprovision = row.clock.as_ref().filter(|_| op.is_deprovision()).map(Clock::deprovision);
-    let within = if op.is_deprovision() { target.deprovision_deadline } else { target.provision_deadline };
+    let deprovision = row.clock.as_ref().filter(|_| ends_access).map(Clock::deprovision);
+    let deadline = match (op.is_deprovision(), deprovision) {
+        (true, Some(deprovision)) => deprovision.deadline,
+        (true, None) => step.cause.time.plus(target.deprovision_deadline),
+        (false, _) => step.cause.time.plus(target.provision_deadline),
+    };
     let mut cause = step.cause.clone();
     cause.bundle = Some(step.rules.hash().clone());
     let command = Command {
@@ -392,14 +328,14 @@ fn command(step: &mut Step, me: &Me, target: &TargetRules, row: &mut AccountRow,
         desired: desired.clone(),
         revoked,
         match_on: target.match_on.clone(),
-        deadline: deprovision.map_or(cause.time.plus(within), |deprovision| deprovision.deadline),
+        deadline,
         deprovision,
         issued: step.now,
         cause,
     };
     row.state = match op {
-        Op::Create | Op::Update | Op::Enable => AccountState::Present,
-        Op::Disable => AccountState::Disabled,
+        Op::Create | Op::Update | Op::Enable if desired.active => AccountState::Present,
+        Op::Create | Op::Update | Op::Enable | Op::Disable => AccountState::Disabled,
         Op::Delete => AccountState::Absent,
         Op::Verify => row.state,
     };
@@ -471,7 +407,7 @@ fn settle(step: &mut Step, me: &Me, row: &mut AccountRow, result: &ResultEvent) 
                     "the target undid what was verified; it is being re-applied",
                 );
             }
-            if result.op.is_deprovision() && row.clock.is_none() && row.state != AccountState::Present {
+            if row.clock.is_none() && row.state != AccountState::Present {
                 reopen_clock(step, me, row, result);
             }
         }
@@ -488,7 +424,7 @@ fn reopen_clock(step: &mut Step, me: &Me, row: &mut AccountRow, result: &ResultE
     decide_account(step, me, row, DecisionKind::DeprovisionOpened { effective, deadline });
 }
 
-fn stop_clock(step: &mut Step, me: &Me, row: &mut AccountRow, why: DecisionKind) {
+pub(super) fn stop_clock(step: &mut Step, me: &Me, row: &mut AccountRow, why: DecisionKind) {
     let Some(clock) = row.clock.take() else { return };
     step.clear_timer(deadline_timer(&row.target));
     if clock.overdue {
@@ -530,22 +466,6 @@ fn deadline_passed(step: &mut Step, me: &Me, target: &TargetName) -> Result<(), 
     Ok(())
 }
 
-/// The grace after a disable is over.
-fn delete_due(step: &mut Step, me: &Me, target: &TargetName, due: Timestamp) -> Result<(), StepError> {
-    let name = AccountRow::row(target);
-    let (Some(mut row), Some(mut head)) = (step.get::<AccountRow>(&name)?, step.get::<IdentityHead>(HEAD)?) else {
-        return Ok(());
-    };
-    if row.state != AccountState::Disabled || row.delete_due != Some(due) || row.removal != Removal::None {
-        return Ok(());
-    }
-    row.delete_due = None;
-    ask_guard(step, me, &mut head, &mut row, Op::Delete, false);
-    step.put(name, &row);
-    step.put(HEAD, &head);
-    Ok(())
-}
-
 /// Issues afresh what the account's current state asks for.
 fn redrive(step: &mut Step, me: &Me, target: &TargetName, operation: &str) -> Result<(), StepError> {
     let name = AccountRow::row(target);
@@ -555,11 +475,13 @@ fn redrive(step: &mut Step, me: &Me, target: &TargetName, operation: &str) -> Re
     let op = match (row.state, row.external_id.is_some()) {
         (AccountState::Present, false) => Op::Create,
         (AccountState::Present, true) => Op::Enable,
+        (AccountState::Disabled, false) if rules.leaver.maintain => Op::Create,
+        (AccountState::Disabled, true) if rules.leaver.maintain => Op::Update,
         (AccountState::Disabled, _) => Op::Disable,
         (AccountState::Absent, _) => Op::Delete,
     };
     let mut desired = row.desired.clone().unwrap_or_else(no_access);
-    desired.active = !op.is_deprovision();
+    desired.active = row.state == AccountState::Present;
     command(step, me, rules, &mut row, op, desired);
     step.put(name, &row);
     // A rule that was mended since may want something else by now.
@@ -635,7 +557,7 @@ fn account_alert(step: &mut Step, me: &Me, row: &AccountRow, kind: AlertKind, st
     });
 }
 
-fn decide_account(step: &mut Step, me: &Me, row: &AccountRow, kind: DecisionKind) {
+pub(super) fn decide_account(step: &mut Step, me: &Me, row: &AccountRow, kind: DecisionKind) {
     step.emit(Emission::Decision(Decision {
         tenant: me.tenant.clone(),
         identity: Some(me.identity.clone()),
@@ -653,10 +575,10 @@ fn record_row(source: &SourceName, record: &RecordId) -> String {
     format!("record/{source}/{record}")
 }
 
-fn deadline_timer(target: &TargetName) -> String {
+pub(super) fn deadline_timer(target: &TargetName) -> String {
     format!("deadline/{target}")
 }
 
-fn delete_timer(target: &TargetName) -> String {
+pub(super) fn delete_timer(target: &TargetName) -> String {
     format!("delete/{target}")
 }

@@ -13,6 +13,7 @@ mod guard;
 mod identity;
 mod index;
 pub mod key;
+mod leaver;
 mod record;
 mod route;
 mod step;

@@ -2,6 +2,8 @@
 //!
 //! `Town` keeps the rows of all entities in a map and delivers what they send one another in order, as one partition would.
 
+mod leaver;
+
 use super::*;
 use crate::model::{
     AccountId, Action, AlertKind, AlertState, Body, Cause, Command, DecisionKind, IdentityId, Intent, Message, Op,
@@ -17,13 +19,18 @@ const DAY: i64 = 24 * HOUR;
 const MONDAY: i64 = 1_772_442_000_000;
 
 fn bundle(guard: u32, route_by: bool) -> Bundle {
+    bundle_with(guard, route_by, "action: disable, delete_after: 30d")
+}
+
+/// `leaver` is what the directory does with one.
+fn bundle_with(guard: u32, route_by: bool, leaver: &str) -> Bundle {
     let route = if route_by { "route_by: number\n" } else { "" };
     let files = [
         ("sources/hr.yaml", format!("source: hr\ntopic: hr\ntenant: acme\nformat: json\nevent: {{ id: id }}\nrecord: {{ id: id }}\n{route}attributes: {{ number: number, name: name, department: department, status: status, start: {{ path: start, type: date }}, end: {{ path: end, type: date }}, reason: reason }}\n")),
         ("sources/idp.yaml", "source: idp\ntopic: idp\ntenant: acme\nformat: json\nevent: { id: id }\nrecord: { id: id }\nattributes: { number: number, phone: phone }\n".to_owned()),
         ("identity.yaml", format!("kinds:\n  person:\n    anchor: hr\n    correlate: [number]\n    attributes: {{ number: [hr.number], name: [hr.name], department: [hr.department], status: [hr.status], start: [hr.start], end: [hr.end], reason: [hr.reason], phone: [idp.phone] }}\n    lifecycle: {{ active: \"status == 'active'\", start: start, end: end, urgent: \"reason == 'security'\" }}\nguard: {{ limit: {guard}, window: 1h }}\n")),
         ("entitlements.yaml", "grants:\n  - name: engineers\n    when: \"department == 'Engineering'\"\n    to: { directory: [eng] }\n".to_owned()),
-        ("targets/directory.yaml", target("directory", "", "name: \"name + '!'\", phone: phone", "leaver: { action: disable, delete_after: 30d }")),
+        ("targets/directory.yaml", target("directory", "", "name: \"name + '!'\", phone: phone", &format!("leaver: {{ {leaver} }}"))),
         ("targets/wiki.yaml", target("wiki", "when: \"department != 'Legal'\", ", "department: department", "")),
     ];
     let files: Vec<SourceFile> =

@@ -63,7 +63,8 @@ pub enum Work {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pending {
     pub command: Box<Command>,
-    /// What is to be done: the command's own, or a create where the account turns out not to be there.
+    /// What is to be done: the command's own, a create where the account turns out not to be there, or a disable where an
+    /// update has overtaken one that wasn't verified: what else the account should be never stands in its way.
     pub op: Op,
     /// Calls made so far.
     pub calls: u32,
@@ -216,7 +217,7 @@ impl Lane {
             Work::Idle => {
                 let command = self.verified.clone().filter(|_| self.checks.first().is_some_and(|due| *due <= now))?;
                 self.checks.remove(0);
-                let op = command.op;
+                let op = first_op(&command);
                 let external_id = self.external_id.clone().or_else(|| command.external_id.clone());
                 self.work = Work::Checking { started: now, next: None };
                 Some(Call { command, op, external_id, read_first: true, check: true })
@@ -308,17 +309,27 @@ impl Lane {
         now: Timestamp,
         policy: &RetryPolicy,
     ) -> Vec<LaneEffect> {
-        self.applied = pending.command.generation;
+        let update_follows = pending.op == Op::Disable && pending.command.op == Op::Update;
+        if !update_follows {
+            self.applied = pending.command.generation;
+        }
         self.pay(&pending);
         self.external_id = if pending.op == Op::Delete { None } else { external_id.or(self.external_id.take()) };
-        let mut effects =
-            vec![LaneEffect::Result(self.result(&pending.command, Outcome::Verified, pending.calls, now))];
+        let mut result = self.result(&pending.command, Outcome::Verified, pending.calls, now);
+        if update_follows {
+            result.op = Op::Disable;
+        }
+        let mut effects = vec![LaneEffect::Result(result)];
         if std::mem::take(&mut self.dead_letter) {
             effects.push(LaneEffect::DeadLetterOver);
         }
         match next {
             Some(next) => self.work = Work::Waiting(Pending::new(next, None, now)),
-            None if pending.command.op.is_deprovision() => {
+            None if update_follows => {
+                let update = Pending { op: Op::Update, calls: 0, attempts: 0, due: now, unknown: false, ..pending };
+                self.work = Work::Waiting(update);
+            }
+            None if first_op(&pending.command).is_deprovision() => {
                 self.checks =
                     std::iter::once(policy.call_timeout).chain(LATER_CHECKS).map(|wait| now.plus(wait)).collect();
                 self.verified = Some(pending.command);
@@ -461,10 +472,18 @@ impl Lane {
 impl Pending {
     /// A command that takes the place of `old`, if any: what `old` left open at the target is still to be reckoned with.
     fn new(command: Box<Command>, old: Option<&Pending>, now: Timestamp) -> Self {
-        let op = command.op;
+        let op = first_op(&command);
         let not_before = old.map_or(Timestamp::default(), |old| old.not_before);
         let unknown = old.is_some_and(|old| old.unknown);
         Self { command, op, calls: 0, attempts: 0, due: now.max(not_before), unknown, not_before }
+    }
+}
+
+/// An update with an open clock has overtaken its account's disable, which comes first; and a second look is at that alone.
+fn first_op(command: &Command) -> Op {
+    match command.op {
+        Op::Update if command.deprovision.is_some() => Op::Disable,
+        op => op,
     }
 }
 

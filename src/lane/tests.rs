@@ -115,6 +115,41 @@ fn a_disable_that_overtakes_its_create_never_creates() {
     assert_eq!(lane.start(Timestamp(1 << 30)).unwrap().op, Op::Disable);
 }
 
+/// An update of a leaver's account, whose disable isn't verified.
+fn update_of_a_leaver(generation: u64) -> Box<Command> {
+    let mut update = command(generation, Op::Update);
+    update.desired.active = false;
+    update.deprovision = command(generation, Op::Disable).deprovision;
+    update
+}
+
+#[test]
+fn an_update_that_overtakes_a_disable_disables_first() {
+    let mut lane = lane([command(1, Op::Create), command(2, Op::Disable), update_of_a_leaver(3)]);
+    assert_eq!(lane.priority(), 0, "a leaver waits behind nobody");
+    assert_eq!(lane.start(Timestamp(0)).unwrap().op, Op::Disable);
+    let effects = lane.finish(Ended::Verified { external_id: None }, Timestamp(1), &policy());
+    let [LaneEffect::Result(result)] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!((result.generation.0, result.op, result.outcome), (3, Op::Disable, Outcome::Verified));
+    let call = lane.start(Timestamp(1)).unwrap();
+    assert_eq!(call.op, Op::Create, "there was no account to disable, so there is none to update");
+    assert!(!call.command.desired.active);
+    let effects = lane.finish(verified(), Timestamp(2), &policy());
+    assert_eq!(outcomes(&effects), [(3, Outcome::Verified)]);
+    let look = lane.start(lane.due().unwrap()).unwrap();
+    assert_eq!((look.op, look.check), (Op::Disable, true), "later looks are at the access alone");
+}
+
+#[test]
+fn what_the_target_refuses_of_an_update_never_keeps_a_leaver_in() {
+    let mut lane = lane([command(2, Op::Disable), update_of_a_leaver(3)]);
+    lane.start(Timestamp(0)).unwrap();
+    assert_eq!(outcomes(&lane.finish(verified(), Timestamp(1), &policy())), [(3, Outcome::Verified)]);
+    assert_eq!(lane.start(Timestamp(1)).unwrap().op, Op::Update);
+    let effects = lane.finish(failed(ErrorClass::Invalid), Timestamp(2), &policy());
+    assert_eq!(outcomes(&effects), [(3, Outcome::DeadLettered)], "after the access was taken away");
+}
+
 #[test]
 fn groups_that_an_overtaken_command_would_have_taken_away_are_still_taken_away() {
     let mut first = command(1, Op::Update);

@@ -96,7 +96,8 @@ pub struct Command {
     /// The attribute by which an account that exists already is found.
     pub match_on: String,
     pub deadline: Timestamp,
-    /// The clock, on a deprovision.
+    /// The clock of a deprovision that is open: on a disable or delete, and on an update of an account whose disable isn't
+    /// verified yet.
     pub deprovision: Option<Deprovision>,
     pub issued: Timestamp,
     pub cause: Cause,

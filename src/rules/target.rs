@@ -42,6 +42,8 @@ pub struct LeaverRules {
     pub action: Op,
     /// After a disable.
     pub delete_after: Option<Duration>,
+    /// A disabled account follows its person's attributes, and one is made (disabled) for who left before having any.
+    pub maintain: bool,
 }
 
 /// One rule of entitlements.yaml, as far as it concerns one target.

@@ -123,7 +123,7 @@ fn universe(fields: &mut Fields<'_>) -> Option<Vec<Placed<String>>> {
 
 fn leaver(fields: &mut Fields<'_>) -> (LeaverRules, super::Place) {
     let page = fields.page();
-    let mut rules = LeaverRules { action: Op::Disable, delete_after: None };
+    let mut rules = LeaverRules { action: Op::Disable, delete_after: None, maintain: false };
     let Some(mut leaver) = fields.fields("leaver") else { return (rules, fields.place()) };
     let words = [("disable", Op::Disable), ("delete", Op::Delete)];
     rules.action = leaver.get("action").and_then(|node| page.choice(node, &words)).unwrap_or(Op::Disable);
@@ -133,6 +133,14 @@ fn leaver(fields: &mut Fields<'_>) -> (LeaverRules, super::Place) {
     {
         let help = "write `action: disable` to delete some time after the disable, or remove `delete_after`".to_owned();
         page.problem(place, "with `action: delete` nothing is left to delete later", help);
+    }
+    rules.maintain = leaver.bool("maintain", false);
+    if rules.action == Op::Delete
+        && rules.maintain
+        && let Some(place) = leaver.key_place("maintain")
+    {
+        let help = "write `action: disable` to keep leavers' accounts current, or remove `maintain`".to_owned();
+        page.problem(place, "with `action: delete` nothing is left to maintain", help);
     }
     let place = leaver.key_place("action").unwrap_or(leaver.place());
     leaver.finish();

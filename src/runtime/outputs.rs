@@ -26,6 +26,8 @@ pub struct Publisher {
     codec: Arc<PublicCodec>,
     metrics: Arc<Metrics>,
     figures: Figures,
+    /// Whether decisions are published; they are counted either way.
+    decisions: bool,
     /// What the transaction in work has to be counted for once it is committed.
     uncounted: Vec<Counted>,
 }
@@ -40,7 +42,13 @@ enum Counted {
 impl Publisher {
     pub fn new(codec: Arc<PublicCodec>, metrics: Arc<Metrics>) -> Self {
         let figures = Figures::new(Arc::clone(&metrics));
-        Self { codec, metrics, figures, uncounted: Vec::new() }
+        Self { codec, metrics, figures, decisions: true, uncounted: Vec::new() }
+    }
+
+    /// Whether the audit is written.
+    #[must_use]
+    pub fn with_decisions(self, decisions: bool) -> Self {
+        Self { decisions, ..self }
     }
 
     /// A message for an entity, as an inbox record.
@@ -73,6 +81,9 @@ impl Publisher {
                 Emission::Command(command) => self.command(bundle, settings, &command)?,
                 Emission::Decision(decision) => {
                     self.observe(&decision);
+                    if !self.decisions {
+                        continue;
+                    }
                     let key = decision.identity.as_ref().map_or_else(|| decision.tenant.0.clone(), |id| id.0.clone());
                     self.encode(settings.topics.decisions(), key.to_string(), PublicFormat::Json, &decision)?
                 }

@@ -80,6 +80,7 @@ fn each_mistake_is_shown_where_it_is_and_with_its_remedy() {
         (DIRECTORY, "match: userName", "match: username"),
         (DIRECTORY, "        mobile: mobile\n", ""),
         (DIRECTORY, "action: disable, delete_after: 30d", "action: delete, delete_after: 30d"),
+        (DIRECTORY, "action: disable, delete_after: 30d", "action: delete, maintain: true"),
         (DIRECTORY, "delete_after: 30d", "delete_after: 30"),
         (DIRECTORY, "      active: { column: active, true: 1, false: 0 }\n", ""),
         (DIRECTORY, "    groups: { table: memberships, account: account_id, group: group_name }\n", ""),
@@ -156,6 +157,7 @@ fn each_mistake_is_shown_where_it_is_and_with_its_remedy() {
     targets/directory.yaml:24:10+8 `match` names `username`, which is no attribute of the account (did you mean `userName`?)
     targets/directory.yaml:31:5+6 the connector doesn't know where to write `mobile` (add `mobile: …` under `sql.accounts.columns`)
     targets/directory.yaml:38:27+12 with `action: delete` nothing is left to delete later (write `action: disable` to delete some time after the disable, or remove `delete_after`)
+    targets/directory.yaml:38:27+8 with `action: delete` nothing is left to maintain (write `action: disable` to keep leavers' accounts current, or remove `maintain`)
     targets/directory.yaml:38:42+2 this is not a duration (write a whole number and a unit: `500ms`, `10s`, `15m`, `4h`, `30d`)
     targets/directory.yaml:37:11+6 leavers are to be disabled here, but the table has no column for it (add `active: { column: active, true: true, false: false }` under `accounts`, or write `leaver: { action: delete }`)
     entitlements.yaml:14:11+9 accounts of the target `directory` have no groups (add `groups: { table: …, account: …, group: … }` in targets/directory.yaml)

@@ -1,0 +1,202 @@
+//! Leaver: how access ends. The clock starts, the Guard is asked, and what it lets through is commanded; a target may keep the
+//! disabled account current, and have it deleted after a grace.
+//!
+//! While the Guard is asked, or holds, the account is frozen. That a removal is still wanted when it is let through is
+//! certain: whenever access becomes wanted the request is withdrawn (`identity::want`).
+
+use super::account::{AccountRow, AccountState, Clock, Removal};
+use super::identity::{IdentityHead, Me, command, deadline_timer, decide_account, delete_timer, evaluate, stop_clock};
+use super::key::HEAD;
+use super::step::{Step, StepError};
+use crate::model::{
+    Address, Attributes, Body, DecisionKind, Desired, Entitlements, Op, PermitAnswer, TargetName, Timestamp,
+};
+use crate::rules::TargetRules;
+use std::collections::BTreeSet;
+
+/// Access is not wanted: the clock starts, and the Guard is asked.
+pub(super) fn remove(
+    step: &mut Step,
+    me: &Me,
+    target: &TargetRules,
+    head: &mut IdentityHead,
+    row: &mut AccountRow,
+    effective: Timestamp,
+    urgent: bool,
+) {
+    if row.state != AccountState::Present {
+        return;
+    }
+    if may_ask(head, row) {
+        let deadline = effective.plus(target.deprovision_deadline);
+        row.clock = Some(Clock { effective, deadline, overdue: false, generation: None });
+        step.set_timer(deadline_timer(&row.target), deadline.max(step.now));
+        decide_account(step, me, row, DecisionKind::DeprovisionOpened { effective, deadline });
+    }
+    ask_to_remove(step, me, head, row, target.leaver.action, urgent);
+}
+
+/// Access is not wanted, but a disabled account is. Its groups stay as they were: nothing is granted to who left.
+#[expect(clippy::too_many_arguments, reason = "what `remove` is told, and how the account should be")]
+pub(super) fn maintain(
+    step: &mut Step,
+    me: &Me,
+    target: &TargetRules,
+    head: &mut IdentityHead,
+    row: &mut AccountRow,
+    desired: Desired,
+    effective: Timestamp,
+    urgent: bool,
+) {
+    let entitlements = match &row.desired {
+        Some(before) => before.entitlements.clone(),
+        None => Entitlements { groups: BTreeSet::new(), ..desired.entitlements },
+    };
+    let desired = Desired { active: false, entitlements, ..desired };
+    match row.state {
+        AccountState::Present => remove(step, me, target, head, row, effective, urgent),
+        // It was disabled and then deleted, or is about to be made.
+        AccountState::Absent if !row.is_new() => {}
+        AccountState::Absent if row.removal == Removal::Permitted => {
+            row.removal = Removal::None;
+            command(step, me, target, row, Op::Create, desired);
+            delete_later(step, target, row, effective);
+        }
+        // The target may have an account of theirs that is in use, which this would disable: it counts as a removal.
+        AccountState::Absent => ask_to_remove(step, me, head, row, Op::Create, urgent),
+        AccountState::Disabled => {
+            let frozen = matches!(row.removal, Removal::Asked { .. } | Removal::Held { .. });
+            if !frozen && row.desired.as_ref() != Some(&desired) {
+                decide_account(step, me, row, DecisionKind::Moved);
+                command(step, me, target, row, Op::Update, desired);
+            }
+        }
+    }
+}
+
+/// Nobody was asked yet; or a person said no while somebody was merely out of scope, who now left altogether.
+fn may_ask(head: &IdentityHead, row: &AccountRow) -> bool {
+    match row.removal {
+        Removal::None => true,
+        Removal::Rejected { left } => head.ended.is_some() && !left,
+        Removal::Asked { .. } | Removal::Held { .. } | Removal::Permitted => false,
+    }
+}
+
+/// Asks the Guard, unless that was done; what is held already asks again when it has become urgent.
+fn ask_to_remove(step: &mut Step, me: &Me, head: &mut IdentityHead, row: &mut AccountRow, op: Op, urgent: bool) {
+    let op = match row.removal {
+        Removal::Held { epoch, op, .. } if urgent => {
+            step.send(Address::guard(me.tenant.clone()), Body::Withdraw { account: row.account.clone(), epoch });
+            op
+        }
+        _ if may_ask(head, row) => op,
+        _ => return,
+    };
+    if urgent {
+        decide_account(step, me, row, DecisionKind::Urgent);
+    }
+    ask_guard(step, me, head, row, op, urgent);
+}
+
+fn ask_guard(step: &mut Step, me: &Me, head: &mut IdentityHead, row: &mut AccountRow, op: Op, urgent: bool) {
+    head.epoch += 1;
+    row.removal = Removal::Asked { epoch: head.epoch, op };
+    let request = Body::PermitRequest {
+        asker: me.address.clone(),
+        target: row.target.clone(),
+        account: row.account.clone(),
+        source: step.cause.source.clone(),
+        epoch: head.epoch,
+        urgent,
+    };
+    step.send(Address::guard(me.tenant.clone()), request);
+}
+
+/// The Guard has answered. An answer to a request that was withdrawn, or made again since, changes nothing.
+pub(super) fn permit(
+    step: &mut Step,
+    me: &Me,
+    target: &TargetName,
+    epoch: u64,
+    answer: PermitAnswer,
+) -> Result<(), StepError> {
+    let name = AccountRow::row(target);
+    let Some(mut row) = step.get::<AccountRow>(&name)? else { return Ok(()) };
+    let Some(op) = row.asked(epoch) else { return Ok(()) };
+    match &answer {
+        PermitAnswer::Held => {
+            row.removal = Removal::Held { epoch, op, since: step.now };
+            decide_account(step, me, &row, DecisionKind::Held);
+        }
+        PermitAnswer::Rejected { operation } => {
+            let left = step.get::<IdentityHead>(HEAD)?.is_some_and(|head| head.ended.is_some());
+            row.removal = Removal::Rejected { left };
+            if row.clock.is_some() {
+                stop_clock(step, me, &mut row, DecisionKind::DeprovisionRejected { operation: operation.clone() });
+            }
+        }
+        PermitAnswer::Granted => carry_out(step, me, &mut row, op),
+        PermitAnswer::Released { operation } => {
+            decide_account(step, me, &row, DecisionKind::Released { operation: operation.clone() });
+            carry_out(step, me, &mut row, op);
+        }
+    }
+    step.put(name, &row);
+    match answer {
+        // It was frozen meanwhile: an account that is maintained is made, or brought up to date, by what is known now.
+        PermitAnswer::Granted | PermitAnswer::Released { .. } if maintained(step, target) => evaluate(step, me, None),
+        _ => Ok(()),
+    }
+}
+
+fn maintained(step: &Step, target: &TargetName) -> bool {
+    step.rules.target(target).is_some_and(|target| target.leaver.maintain)
+}
+
+/// Removes the access. That it is still unwanted is certain: whenever it becomes wanted the request is withdrawn.
+fn carry_out(step: &mut Step, me: &Me, row: &mut AccountRow, op: Op) {
+    if op == Op::Create {
+        row.removal = Removal::Permitted;
+        return;
+    }
+    row.removal = Removal::None;
+    let Some(target) = step.rules.target(&row.target) else { return };
+    let mut desired = row.desired.clone().unwrap_or_else(no_access);
+    desired.active = false;
+    command(step, me, target, row, op, desired);
+    row.delete_due = None;
+    if op == Op::Disable {
+        let effective = row.clock.as_ref().map_or(step.now, |clock| clock.effective);
+        delete_later(step, target, row, effective);
+    }
+}
+
+/// A disabled account is deleted after its grace, where the target's rules say so.
+fn delete_later(step: &mut Step, target: &TargetRules, row: &mut AccountRow, effective: Timestamp) {
+    if let Some(grace) = target.leaver.delete_after {
+        let due = effective.plus(grace).max(step.now);
+        row.delete_due = Some(due);
+        step.set_timer(delete_timer(&row.target), due);
+    }
+}
+
+/// The grace after a disable is over.
+pub(super) fn delete_due(step: &mut Step, me: &Me, target: &TargetName, due: Timestamp) -> Result<(), StepError> {
+    let name = AccountRow::row(target);
+    let (Some(mut row), Some(mut head)) = (step.get::<AccountRow>(&name)?, step.get::<IdentityHead>(HEAD)?) else {
+        return Ok(());
+    };
+    if row.state != AccountState::Disabled || row.delete_due != Some(due) || row.removal != Removal::None {
+        return Ok(());
+    }
+    row.delete_due = None;
+    ask_guard(step, me, &mut head, &mut row, Op::Delete, false);
+    step.put(name, &row);
+    step.put(HEAD, &head);
+    Ok(())
+}
+
+pub(super) fn no_access() -> Desired {
+    Desired { active: false, attributes: Attributes::default(), entitlements: Entitlements::default() }
+}
