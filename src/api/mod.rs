@@ -9,6 +9,7 @@ pub mod model;
 pub mod operation;
 mod query;
 mod refusal;
+mod rejected;
 mod status;
 mod token;
 pub mod view;
@@ -79,6 +80,8 @@ struct Api {
     health: Health,
     /// Turns to append to the bus.
     appends: Arc<Semaphore>,
+    /// Turns to read a topic for a question.
+    questions: Arc<Semaphore>,
 }
 
 /// Listens; port 0 takes a free one.
@@ -90,8 +93,21 @@ pub async fn listen(address: &str) -> Result<TcpListener, ApiError> {
 pub fn router(parts: Parts) -> Router {
     let Parts { bus, topics, tenants, sources, event_bytes, token, model, codec, metrics, health } = parts;
     let appends = Arc::new(Semaphore::new(event::APPENDS));
-    let api =
-        Arc::new(Api { bus, topics, tenants, sources, event_bytes, token, model, codec, metrics, health, appends });
+    let questions = Arc::new(Semaphore::new(rejected::QUESTIONS));
+    let api = Arc::new(Api {
+        bus,
+        topics,
+        tenants,
+        sources,
+        event_bytes,
+        token,
+        model,
+        codec,
+        metrics,
+        health,
+        appends,
+        questions,
+    });
     // Bounds its body itself.
     let events = Router::new().route("/v1/events/{source}", post(event::post));
     let others = Router::new()
@@ -106,6 +122,11 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/deprovisions", get(query::deprovisions))
         .route("/v1/results", get(query::results))
         .route("/v1/quarantine", get(query::quarantine))
+        .route("/v1/quarantine/{id}", get(query::quarantined))
+        .route("/v1/quarantine/{id}/retry", post(operation::quarantine_retry))
+        .route("/v1/quarantine/{id}/skip", post(operation::quarantine_skip))
+        .route("/v1/source-dead-letters", get(rejected::list))
+        .route("/v1/source-dead-letters/{id}", get(rejected::one))
         .layer(DefaultBodyLimit::max(OPERATION_BYTES));
     let open = Router::new()
         .route("/metrics", get(status::metrics))
@@ -168,7 +189,7 @@ async fn unknown_path(request: Request) -> Refusal {
     Refusal::not_found(
         format!("there is nothing at {}", request.uri().path()),
         "events go to POST /v1/events/SOURCE; lists are at /v1/identities, /v1/deprovisions, /v1/guard, /v1/dead-letters, \
-         /v1/results and /v1/quarantine",
+         /v1/results, /v1/quarantine and /v1/source-dead-letters",
     )
 }
 

@@ -1,12 +1,14 @@
-//! What an operator changes, as events on `operations`: release or reject what the Guard holds, re-drive or drop a dead letter.
+//! What an operator changes, as events on `operations`: release or reject what the Guard holds, re-drive or drop a dead letter,
+//! retry a quarantined entity or skip what it can't take.
 //!
 //! Nothing is changed here. The answer says that the operation is on the bus; what came of it is on `decisions` and in the
 //! read model a moment later.
 
-use super::{Api, Refusal, event};
+use super::{Api, Refusal, event, query};
 use crate::bus::Outgoing;
 use crate::model::{AccountId, Action, Operation, TargetName, TenantId, Timestamp};
 use crate::rules::PublicFormat;
+use crate::runtime::Quarantined;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -55,6 +57,33 @@ pub(super) async fn drop(State(api): State<Arc<Api>>, Path((target, account)): P
         routing_key,
     })
     .await
+}
+
+pub(super) async fn quarantine_retry(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Answer {
+    quarantine(&api, &id, |Quarantined { to, .. }| Action::QuarantineRetry {
+        entity: to.entity,
+        routing_key: to.routing_key,
+    })
+    .await
+}
+
+pub(super) async fn quarantine_skip(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Answer {
+    quarantine(&api, &id, |Quarantined { to, first, .. }| Action::QuarantineSkip {
+        entity: to.entity,
+        routing_key: to.routing_key,
+        position: first,
+    })
+    .await
+}
+
+async fn quarantine(api: &Arc<Api>, id: &str, action: impl FnOnce(Quarantined) -> Action) -> Answer {
+    let Some(marked) = api.model.read().quarantine_mark(id) else { return Err(query::not_quarantined(id)) };
+    if marked.to.routing_key.as_str().is_empty() {
+        let what = "its quarantine row can't be read; it is written anew within minutes";
+        return Err(Refusal::unavailable(what));
+    }
+    let (tenant, waiting) = (marked.to.entity.tenant().clone(), marked.waiting());
+    submit(api, operation(tenant, action(marked)), serde_json::json!({ "waiting": waiting })).await
 }
 
 async fn guard(

@@ -132,6 +132,18 @@ pub(super) async fn quarantine(State(api): State<Arc<Api>>, Query(filter): Query
     asked(api, move |_, rows| filter.page(rows.quarantined(filter.tenant.as_ref()))).await
 }
 
+pub(super) async fn quarantined(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Answer {
+    asked(api, move |_, rows| rows.quarantine_page(&id).ok_or_else(|| not_quarantined(&id))).await
+}
+
+pub(super) fn not_quarantined(id: &str) -> Refusal {
+    Refusal::not_found(
+        format!("no quarantined entity has the id {id:?}"),
+        "see which there are with `lockstep quarantine list` or GET /v1/quarantine; one that takes events again is no \
+         longer there",
+    )
+}
+
 pub(super) async fn results(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
     asked(api, move |_, rows| filter.named_page(rows, rows.recent_results(filter.tenant.as_ref()))).await
 }
@@ -140,7 +152,7 @@ fn is<T: PartialEq>(wanted: Option<&T>, found: &T) -> bool {
     wanted.is_none_or(|wanted| wanted == found)
 }
 
-fn bad_cursor() -> Refusal {
+pub(super) fn bad_cursor() -> Refusal {
     Refusal::bad_request("`after` is no cursor of this list", "hand back what the former page gave as `next`")
 }
 

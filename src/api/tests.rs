@@ -56,6 +56,7 @@ impl Running {
             (topics.state(), 2),
             (topics.results(), 1),
             (topics.operations(), 1),
+            (topics.source_dead_letters(), 1),
             (topics.dead_letters(&"directory".into()), 1),
         ];
         let specs =
@@ -248,9 +249,18 @@ fn what_is_refused_says_why_and_what_to_do_and_leaves_nothing_behind() {
 #[test]
 fn without_the_token_nothing_is_shown_but_health_and_metrics() {
     let api = Running::start();
-    for path in
-        ["/v1/identities", "/v1/identities/x", "/v1/guard", "/v1/dead-letters", "/v1/deprovisions", "/v1/results"]
-    {
+    for path in [
+        "/v1/identities",
+        "/v1/identities/x",
+        "/v1/guard",
+        "/v1/dead-letters",
+        "/v1/deprovisions",
+        "/v1/results",
+        "/v1/quarantine",
+        "/v1/quarantine/x",
+        "/v1/source-dead-letters",
+        "/v1/source-dead-letters/0",
+    ] {
         let (status, answer) = api.send(api.http.get(format!("{}{path}", api.url)));
         assert_eq!(status, 401, "{path}");
         assert_eq!(answer["error"], "the request bears no token");
@@ -413,7 +423,7 @@ fn a_dead_letter_is_listed_redriven_and_gone_with_its_tombstone() {
 }
 
 #[test]
-fn results_and_quarantines_are_shown() {
+fn results_are_shown_the_newest_first() {
     let api = Running::start();
     for n in 0..3u32 {
         let result = ResultEvent {
@@ -440,13 +450,88 @@ fn results_and_quarantines_are_shown() {
     let results = api.list("/v1/results", 3);
     assert_eq!((&results["items"][0]["attempt"], &results["items"][0]["millis"]), (&json!(2), &json!(250)));
     api.list("/v1/results?limit=1", 1);
+}
 
-    let to = Address::guard("acme".into());
-    let row = Quarantined { to: to.clone(), reason: "a bug".into(), since: Timestamp(0), next: 1 };
+#[test]
+fn a_quarantined_entity_is_listed_shown_retried_and_skipped_by_an_id_that_tells_no_value() {
+    let api = Running::start();
+    let to = Address::index("acme".into(), "mail", "ada@example.com");
+    let row = Quarantined { to: to.clone(), reason: "a bug".into(), since: Timestamp(0), first: 3, next: 5 };
     api.state(&to.entity, key::QUARANTINE, &row);
-    assert_eq!(api.list("/v1/quarantine", 1)["items"][0]["entity"], "guard acme");
+    let list = api.list("/v1/quarantine", 1);
+    let line = &list["items"][0];
+    assert_eq!((&line["entity"], &line["waiting"]), (&json!("index acme/mail"), &json!(2)), "{line}");
+    assert!(!list.to_string().contains("ada@"), "{list}");
+    api.list("/v1/quarantine?tenant=other", 0);
+
+    let path = format!("/v1/quarantine/{}", line["id"].as_str().unwrap());
+    let (status, page) = api.get(&path);
+    assert_eq!((status, &page["reason"], &page["first"]), (200, &json!("a bug"), &json!(3)), "{page}");
+    assert_eq!(api.get("/v1/quarantine/0123").0, 404);
+    assert_eq!(api.post("/v1/quarantine/0123/retry", "").0, 404);
+    let (status, answer) = api.post(&format!("{path}/retry"), "");
+    assert_eq!((status, &answer["waiting"]), (202, &json!(2)), "{answer}");
+    assert_eq!(api.post(&format!("{path}/skip"), "").0, 202);
+    let records = api.records(&api.topics.operations());
+    let actions: Vec<Action> =
+        records.iter().map(|r| codec().decode::<Operation>(r.value.as_ref().unwrap()).unwrap().action).collect();
+    let (entity, routing_key) = (to.entity.clone(), to.routing_key.clone());
+    assert_eq!(
+        actions,
+        [
+            Action::QuarantineRetry { entity: entity.clone(), routing_key: routing_key.clone() },
+            Action::QuarantineSkip { entity, routing_key, position: 3 },
+        ]
+    );
+
+    // Its row gone bad: it is listed still, and nothing is sent to a partition that may be another's.
+    api.write(&api.topics.state(), key::row(&to.entity, key::QUARANTINE), Some(b"\xff".to_vec()));
+    let began = Instant::now();
+    while api.list("/v1/quarantine", 1)["items"][0]["waiting"] != 0 {
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
+    assert_eq!(api.post(&format!("{path}/retry"), "").0, 503);
     api.write(&api.topics.state(), key::row(&to.entity, key::QUARANTINE), None);
     api.list("/v1/quarantine", 0);
+}
+
+#[test]
+fn source_dead_letters_are_read_off_their_topic_in_pages_the_newest_first() {
+    let api = Running::start();
+    let topic = api.topics.source_dead_letters();
+    for n in 0..5 {
+        let reason = if n == 2 { "not_avro" } else { "not_json" };
+        let headers =
+            [("topic", "hr.workers"), ("partition", "3"), ("offset", "7"), ("reason", reason), ("detail", "no")];
+        let record = Outgoing {
+            topic: topic.clone(),
+            partition: Some(0),
+            key: Some(b"k".to_vec()),
+            value: Some(if n == 2 { vec![0xff] } else { format!("secret-{n}").into_bytes() }),
+            headers: headers.map(|(name, value)| (format!("lockstep_{name}"), value.as_bytes().to_vec())).into(),
+        };
+        api.bus.append(vec![record]).unwrap();
+    }
+    let (status, first) = api.get("/v1/source-dead-letters?limit=2");
+    assert_eq!((status, &first["next"]), (200, &json!("3")), "{first}");
+    let ids = |page: &Value| page["items"].as_array().unwrap().iter().map(|i| i["id"].clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&first), ["4", "3"]);
+    assert!(!first.to_string().contains("secret"), "a list shows no value: {first}");
+    let (_, second) = api.get("/v1/source-dead-letters?limit=2&after=3");
+    assert_eq!((ids(&second), &second["next"]), (vec![json!("2"), json!("1")], &json!("1")));
+    let (_, third) = api.get("/v1/source-dead-letters?limit=2&after=1");
+    assert_eq!((ids(&third), &third["next"]), (vec![json!("0")], &Value::Null));
+    let (_, avro) = api.get("/v1/source-dead-letters?reason=not_avro");
+    assert_eq!((ids(&avro), &avro["items"][0]["offset"]), (vec![json!("2")], &json!(7)));
+    assert_eq!(ids(&api.get("/v1/source-dead-letters?topic=other").1), [Value::Null; 0]);
+
+    let (status, page) = api.get("/v1/source-dead-letters/4");
+    assert_eq!((status, &page["value"], &page["key"]), (200, &json!("secret-4"), &json!("k")), "{page}");
+    let (_, bytes) = api.get("/v1/source-dead-letters/2");
+    assert_eq!((&bytes["value"], &bytes["value_hex"]), (&Value::Null, &json!("ff")));
+    assert_eq!(api.get("/v1/source-dead-letters/5").0, 404);
+    assert_eq!(api.get("/v1/source-dead-letters/x").0, 404);
+    assert_eq!(api.get("/v1/source-dead-letters?after=x").0, 400);
 }
 
 #[test]

@@ -4,10 +4,10 @@
 use super::model::Rows;
 use crate::entity::{AccountRow, Held, IdentityHead, IdentityRecord, Removal, key};
 use crate::model::{
-    AccountId, Attributes, DeadLetter, EntityKey, Generation, IdentityId, ResultEvent, TargetName, TenantId, Timestamp,
-    Value, envelope,
+    AccountId, Address, Attributes, DeadLetter, EntityKey, Generation, IdentityId, ResultEvent, RoutingKey, TargetName,
+    TenantId, Timestamp, Value, envelope,
 };
-use crate::runtime::Quarantined;
+use crate::runtime::{Quarantined, quarantine_id};
 use serde::{Serialize, Serializer};
 
 /// An identity in a list.
@@ -143,10 +143,25 @@ pub struct ResultLine {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QuarantineLine {
+    pub id: String,
     pub tenant: TenantId,
     pub entity: String,
     pub reason: String,
     pub since: Time,
+    /// Messages that wait, the one that it can't take included.
+    pub waiting: u64,
+}
+
+/// One quarantined entity with what waits for it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct QuarantinePage {
+    #[serde(flatten)]
+    pub line: QuarantineLine,
+    /// Whose it is, where it is an identity.
+    pub identity: Option<IdentityId>,
+    /// The first of what waits: the one that it can't take.
+    pub first: u64,
+    pub next: u64,
 }
 
 /// A time as RFC 3339.
@@ -316,17 +331,40 @@ impl Rows {
     }
 
     pub fn quarantined(&self, tenant: Option<&TenantId>) -> Vec<QuarantineLine> {
-        let lines = self.quarantines.iter().filter_map(|row_key| {
-            let (entity, _) = key::parse(row_key)?;
-            let row = envelope::open::<Quarantined>(self.state.get(row_key)?).ok()?;
-            is(tenant, entity.tenant()).then(|| QuarantineLine {
-                tenant: entity.tenant().clone(),
-                entity: entity.to_string(),
-                reason: row.reason,
-                since: Time(row.since),
-            })
-        });
-        lines.collect()
+        let marks = self.quarantines.iter().filter_map(|row_key| self.mark(row_key));
+        let mut lines: Vec<_> =
+            marks.filter(|marked| is(tenant, marked.to.entity.tenant())).map(quarantine_line).collect();
+        lines.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
+        lines
+    }
+
+    pub fn quarantine_page(&self, id: &str) -> Option<QuarantinePage> {
+        let marked = self.quarantine_mark(id)?;
+        let identity = match &marked.to.entity {
+            EntityKey::Identity { identity, .. } => Some(identity.clone()),
+            _ => None,
+        };
+        let (first, next) = (marked.first, marked.next);
+        Some(QuarantinePage { line: quarantine_line(marked), identity, first, next })
+    }
+
+    /// The quarantined entity with that id.
+    pub fn quarantine_mark(&self, id: &str) -> Option<Quarantined> {
+        let marked = self.quarantines.iter().filter_map(|row_key| self.mark(row_key));
+        marked.into_iter().find(|marked| quarantine_id(&marked.to.entity) == id)
+    }
+
+    /// One whose row can't be read is shown as well: it is written anew with the next message for it.
+    fn mark(&self, row_key: &[u8]) -> Option<Quarantined> {
+        let (entity, _) = key::parse(row_key)?;
+        let unreadable = |error| Quarantined {
+            to: Address { routing_key: RoutingKey::new(""), entity },
+            reason: format!("its quarantine row can't be read: {error}"),
+            since: Timestamp::default(),
+            first: 0,
+            next: 0,
+        };
+        Some(envelope::open(self.state.get(row_key)?).unwrap_or_else(unreadable))
     }
 
     fn whole(&self, tenant: &TenantId, identity: &IdentityId) -> Option<Whole> {
@@ -401,8 +439,14 @@ impl Whole {
             || self.name().is_some_and(|name| found(&name))
             || self.accounts.iter().any(|account| found(&account.account.0))
             || self.records.iter().any(|record| {
-                found(&record.record.0) || record.attributes.values().filter_map(Value::as_text).any(found)
+                found(record.record.as_str()) || record.attributes.values().filter_map(Value::as_text).any(found)
             })
+            || self.records.is_empty() && self.commanded().any(|of| of.values().filter_map(Value::as_text).any(found))
+    }
+
+    /// What its accounts were last to hold: all that is left of somebody whose records are gone.
+    fn commanded(&self) -> impl Iterator<Item = &Attributes> {
+        self.accounts.iter().filter_map(|account| account.desired.as_ref()).map(|desired| &desired.attributes)
     }
 
     /// What people call it. The names of attributes are the users' own; these are the usual ones.
@@ -410,8 +454,9 @@ impl Whole {
         let text = |attributes: &Attributes, name: &str| -> Option<String> {
             attributes.get(name).and_then(Value::as_text).filter(|text| !text.is_empty()).map(str::to_owned)
         };
-        self.records.iter().find_map(|record| {
-            let of = |name| text(&record.attributes, name);
+        let records = self.records.iter().map(|record| &record.attributes);
+        records.chain(self.commanded()).find_map(|attributes| {
+            let of = |name| text(attributes, name);
             match (of("displayName").or_else(|| of("name")), of("givenName"), of("familyName")) {
                 (Some(name), _, _) => Some(name),
                 (None, Some(given), Some(family)) => Some(format!("{given} {family}")),
@@ -525,6 +570,17 @@ fn held_line(tenant: &TenantId, held: Held) -> HeldLine {
         source: held.source.0.to_string(),
         since: Time(held.since),
         cause: held.cause,
+    }
+}
+
+fn quarantine_line(marked: Quarantined) -> QuarantineLine {
+    QuarantineLine {
+        id: quarantine_id(&marked.to.entity),
+        tenant: marked.to.entity.tenant().clone(),
+        entity: marked.to.entity.to_string(),
+        waiting: marked.waiting(),
+        reason: marked.reason,
+        since: Time(marked.since),
     }
 }
 

@@ -15,10 +15,12 @@ pub mod out;
 mod poll;
 mod processor;
 mod publish;
+mod quarantine;
 mod reach;
 mod rules;
 pub mod runtime;
 mod serve;
+mod source_dead_letters;
 mod token;
 pub mod topics;
 mod version;
@@ -92,6 +94,10 @@ enum Command {
     Dlq(dlq::Args),
     /// Removals that are held because there were too many
     Guard(guard::Args),
+    /// Entities that couldn't take an event, with all that waits for them
+    Quarantine(quarantine::Args),
+    /// Events of sources that could not be taken, and why
+    SourceDeadLetters(source_dead_letters::Args),
     /// The token that the HTTP api asks for
     Token(token::Args),
     /// Kafka's topics: what is missing or wrong, and making them
@@ -114,6 +120,8 @@ pub fn main() -> ExitCode {
         Command::Identities(args) => identities::run(&common, args),
         Command::Dlq(args) => dlq::run(&common, args),
         Command::Guard(args) => guard::run(&common, args),
+        Command::Quarantine(args) => quarantine::run(&common, args),
+        Command::SourceDeadLetters(args) => source_dead_letters::run(&common, args),
         Command::Publish(args) => publish::run(&common, args),
         Command::Poll(args) => poll::run(&common, args),
         Command::Token(args) => token::run(&common, args),

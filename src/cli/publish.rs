@@ -15,6 +15,8 @@ use std::process::ExitCode;
 const BATCH_LINES: usize = 500;
 /// Bytes of one request, below what the api takes.
 const BATCH_BYTES: usize = 1 << 20;
+/// HTTP's status where there is no such source.
+const NOT_FOUND: u16 = 404;
 /// Most refused lines that are printed one by one.
 const SHOWN: usize = 20;
 
@@ -49,6 +51,13 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     let path = format!("/v1/events/{}", segment(&args.source));
     let show_progress = std::io::stderr().is_terminal() && !std::io::stdin().is_terminal();
     let counts = publish(std::io::stdin().lock(), show_progress, |lines| reach.post_lines(&path, lines))?;
+    if counts == Counts::default() {
+        // Nothing was sent that could have been refused: a source that isn't there has to be said all the same.
+        match reach.post_lines(&path, Vec::new())? {
+            Err(refusal) if refusal.status == NOT_FOUND => return Err(refusal.into()),
+            Ok(_) | Err(_) => {}
+        }
+    }
     report(&args, &counts)
 }
 

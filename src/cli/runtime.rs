@@ -42,18 +42,37 @@ pub fn log_panics() {
 /// For subcommands that only ask something: they say themselves what goes wrong.
 const QUIET: &str = "error,librdkafka=off";
 
+/// Beside the board of `dev`, which shows what was rejected by itself.
+pub const BESIDE_A_BOARD: &str = "warn,lockstep=info,lockstep::runtime::intake=error";
+
 /// Begins to log as the config says; None for subcommands that only ask something: errors alone.
 pub fn start_logs(installation: Option<&Installation>) -> anyhow::Result<()> {
-    let (format, filter) = match installation {
-        Some(installation) => (installation.log, None),
-        None => (LogFormat::Text, Some(QUIET)),
-    };
+    match installation {
+        Some(installation) => begin_logs(installation.log, None),
+        None => begin_logs(LogFormat::Text, Some(QUIET)),
+    }
+}
+
+/// Begins to log with a filter for want of one in the environment.
+pub fn begin_logs(format: LogFormat, filter: Option<&str>) -> anyhow::Result<()> {
     log::init(format, filter).map_err(|error| Failure::new(Exit::Failed, error.to_string()).into())
 }
 
 /// The config, or every mistake in it.
 pub fn load_config(dir: &Path) -> anyhow::Result<Config> {
-    Config::load(dir).map_err(|error| Failure::new(Exit::Config, error.to_string()).into())
+    Config::load(dir).map_err(|error| {
+        let failure = Failure::new(Exit::Config, error.to_string());
+        match dir.join("lockstep.yaml").is_file() {
+            true => failure.into(),
+            false => failure
+                .help(format!(
+                    "is {} the config folder? name the one that holds lockstep.yaml with --config; in a clone of the \
+                     repository: --config examples/quickstart",
+                    dir.display()
+                ))
+                .into(),
+        }
+    })
 }
 
 /// Makes the data folder, for its owner only: it holds personal data and the token.

@@ -98,6 +98,7 @@
       at("quarantine-section").hidden = !items.length;
       table("quarantine", [
         ["entity", (row) => row.entity], ["reason", (row) => row.reason], ["since", (row) => when(row.since), "number"],
+        ["waiting", (row) => String(row.waiting), "number"], ["id", (row) => row.id],
       ], items, "none", total);
     },
     results: ({ items }) => table("results", [

@@ -111,8 +111,11 @@ fn answer(
         Action::GuardReject { target, account } => {
             (target, account, PermitAnswer::Rejected { operation: operation.id.clone() })
         }
-        Action::Redrive { .. } | Action::Drop { .. } => {
-            return Err(StepError::Misdirected { entity: "guard", message: "an identity's operation" });
+        Action::Redrive { .. }
+        | Action::Drop { .. }
+        | Action::QuarantineRetry { .. }
+        | Action::QuarantineSkip { .. } => {
+            return Err(StepError::Misdirected { entity: "guard", message: "another's operation" });
         }
     };
     let rows = match account {

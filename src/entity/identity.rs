@@ -111,7 +111,7 @@ pub(super) fn step(
             evaluate(step, &me, None)
         }
         Body::Reevaluate => evaluate(step, &me, None),
-        Body::Timer { name, due } => timer(step, &me, &name, due),
+        Body::Timer { name, .. } => timer(step, &me, &name),
         Body::Permit { target, epoch, answer } => permit(step, &me, &target, epoch, answer),
         Body::Result(result) => take_result(step, &me, result),
         Body::Operation(operation) => match operation.action {
@@ -119,6 +119,9 @@ pub(super) fn step(
             Action::Drop { target, .. } => drop_dead_letter(step, &me, &target, &operation.id),
             Action::GuardRelease { .. } | Action::GuardReject { .. } => {
                 Err(StepError::Misdirected { entity: "identity", message: "a Guard's operation" })
+            }
+            Action::QuarantineRetry { .. } | Action::QuarantineSkip { .. } => {
+                Err(StepError::Misdirected { entity: "identity", message: "an operation for the runtime" })
             }
         },
         _ => Err(StepError::Misdirected { entity: "identity", message: "a message for another kind of entity" }),
@@ -438,11 +441,11 @@ pub(super) fn stop_clock(step: &mut Step, me: &Me, row: &mut AccountRow, why: De
     decide_account(step, me, row, why);
 }
 
-fn timer(step: &mut Step, me: &Me, name: &str, due: Timestamp) -> Result<(), StepError> {
+fn timer(step: &mut Step, me: &Me, name: &str) -> Result<(), StepError> {
     match name.split_once('/') {
         None => evaluate(step, me, None), // lifecycle
         Some(("deadline", target)) => deadline_passed(step, me, &TargetName::from(target)),
-        Some(("delete", target)) => delete_due(step, me, &TargetName::from(target), due),
+        Some(("delete", target)) => delete_due(step, me, &TargetName::from(target)),
         Some(_) => Ok(()), // a timer of another release: nothing is known to be due
     }
 }
@@ -451,6 +454,11 @@ fn deadline_passed(step: &mut Step, me: &Me, target: &TargetName) -> Result<(), 
     let name = AccountRow::row(target);
     let Some(mut row) = step.get::<AccountRow>(&name)? else { return Ok(()) };
     let Some(clock) = &mut row.clock else { return Ok(()) };
+    if step.now < clock.deadline {
+        // Its due time was lost, and it fired at once.
+        step.set_timer(deadline_timer(target), clock.deadline);
+        return Ok(());
+    }
     step.set_timer(deadline_timer(target), step.now.plus(OVERDUE_REARM));
     if std::mem::replace(&mut clock.overdue, true) {
         return Ok(());

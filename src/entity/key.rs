@@ -37,7 +37,17 @@ pub fn is_meta(key: &[u8]) -> bool {
 
 /// All rows of an entity begin with this.
 pub fn entity(entity: &EntityKey) -> Vec<u8> {
-    let (tag, parts): (u8, Vec<&str>) = match entity {
+    let (tag, parts) = parts(entity);
+    prefix(tag, &parts)
+}
+
+/// Whether there can be a key of it. What Lockstep makes always has one; what others write into its topics may not.
+pub fn is_sound(entity: &EntityKey) -> bool {
+    parts(entity).1.iter().all(|part| part.len() <= usize::from(u16::MAX))
+}
+
+fn parts(entity: &EntityKey) -> (u8, Vec<&str>) {
+    match entity {
         EntityKey::Record { tenant, source, record, route } => {
             (RECORD, vec![&tenant.0, &source.0, &record.0, &route.0])
         }
@@ -45,8 +55,7 @@ pub fn entity(entity: &EntityKey) -> Vec<u8> {
         EntityKey::Index { tenant, attribute, value } => (INDEX, vec![&tenant.0, attribute, value]),
         EntityKey::Guard { tenant } => (GUARD, vec![&tenant.0]),
         EntityKey::Route { tenant, source, record } => (ROUTE, vec![&tenant.0, &source.0, &record.0]),
-    };
-    prefix(tag, &parts)
+    }
 }
 
 pub fn row(of: &EntityKey, row: &str) -> Vec<u8> {

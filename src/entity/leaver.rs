@@ -100,7 +100,7 @@ fn ask_to_remove(step: &mut Step, me: &Me, head: &mut IdentityHead, row: &mut Ac
 }
 
 fn ask_guard(step: &mut Step, me: &Me, head: &mut IdentityHead, row: &mut AccountRow, op: Op, urgent: bool) {
-    head.epoch += 1;
+    head.epoch = head.epoch.checked_add(1).expect("an identity asks the Guard fewer than 2^64 times");
     row.removal = Removal::Asked { epoch: head.epoch, op };
     let request = Body::PermitRequest {
         asker: me.address.clone(),
@@ -182,12 +182,18 @@ fn delete_later(step: &mut Step, target: &TargetRules, row: &mut AccountRow, eff
 }
 
 /// The grace after a disable is over.
-pub(super) fn delete_due(step: &mut Step, me: &Me, target: &TargetName, due: Timestamp) -> Result<(), StepError> {
+pub(super) fn delete_due(step: &mut Step, me: &Me, target: &TargetName) -> Result<(), StepError> {
     let name = AccountRow::row(target);
     let (Some(mut row), Some(mut head)) = (step.get::<AccountRow>(&name)?, step.get::<IdentityHead>(HEAD)?) else {
         return Ok(());
     };
-    if row.state != AccountState::Disabled || row.delete_due != Some(due) || row.removal != Removal::None {
+    let Some(due) = row.delete_due.filter(|_| row.state == AccountState::Disabled && row.removal == Removal::None)
+    else {
+        return Ok(());
+    };
+    if step.now < due {
+        // Its due time was lost, and it fired at once.
+        step.set_timer(delete_timer(target), due);
         return Ok(());
     }
     row.delete_due = None;

@@ -10,6 +10,7 @@ use crate::model::{
     Address, Alert, AlertKind, AlertState, Attributes, Body, DecisionKind, EventId, IdentityId, RecordChange, RecordId,
     RouteVerdict, RoutingKey, SourceEvent, SourceName, TenantId, Timestamp, Value,
 };
+use crate::rules::Phase;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,6 +20,9 @@ const REMEMBERED_EVENTS: usize = 16;
 const MAX_VALUE_BYTES: usize = 1024;
 /// What systems write when they have no value. Two people with the mail "n/a" are not one.
 const NULL_LIKE: [&str; 9] = ["", "-", "n/a", "na", "null", "none", "nil", "unknown", "undefined"];
+
+/// 9999-12-31T23:59:59Z: after every date that a source can mean.
+const LAST_DAY: Timestamp = Timestamp(253_402_300_799_000);
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RecordHead {
@@ -36,6 +40,20 @@ pub struct RecordHead {
     /// The Index's answers in this epoch, by attribute.
     pub answers: BTreeMap<String, Vec<Address>>,
     pub link: Link,
+    /// Of the events at `order`, the one whose content stands; None where only a removal was seen there.
+    pub standing: Option<EventId>,
+    /// In partial updates: for each attribute that events at `order` set, the one whose value stands.
+    pub set_by: BTreeMap<String, Rank>,
+}
+
+/// Which of several events with one order stands: not the one that came last, for arrival must not bring a leaver back.
+/// Content by which access ends stands above any other; among equals, the greater id (the longer one, then byte by byte, so
+/// that counted ids stand in the order in which they were counted).
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rank {
+    ends: bool,
+    length: usize,
+    id: String,
 }
 
 /// Whether this route may speak for the record id.
@@ -59,6 +77,12 @@ pub enum Link {
     Disputed {
         kept: Option<Address>,
     },
+}
+
+impl Rank {
+    fn of(ends: bool, id: &EventId) -> Self {
+        Self { ends, length: id.as_str().len(), id: id.as_str().to_owned() }
+    }
 }
 
 impl Link {
@@ -123,22 +147,22 @@ fn take(step: &mut Step, me: &Me, head: &mut RecordHead, event: SourceEvent) {
     if head.recent.len() > REMEMBERED_EVENTS {
         head.recent.pop_front();
     }
-    if let (Some(order), Some(last)) = (event.order, head.order)
-        && order < last
-    {
-        return;
+    let tied = match (event.order, head.order) {
+        (Some(order), Some(last)) if order < last => return,
+        (order, last) => order.is_some() && order == last,
+    };
+    if !tied {
+        (head.standing, head.set_by) = (None, BTreeMap::new());
     }
     head.order = event.order.or(head.order);
-    let (present, attributes) = match event.change {
-        RecordChange::Replace(attributes) => (true, attributes),
-        RecordChange::Merge(changed) => (true, merge(&head.attributes, changed)),
-        // The last content stays: who this was is still needed to find and disable the accounts.
-        RecordChange::Remove => (false, head.attributes.clone()),
-    };
+    // A removal stands above whatever has its order.
+    let present = event.change != RecordChange::Remove && (head.present || !tied);
+    let attributes = content(step, me, head, &event, tied);
     if head.present == present && head.attributes == attributes {
         return;
     }
-    (head.present, head.attributes, head.time) = (present, attributes, event.time);
+    let time = if tied { head.time.max(event.time) } else { event.time };
+    (head.present, head.attributes, head.time) = (present, attributes, time);
     match head.route {
         Route::Free if step.rules.source(me.source).is_some_and(|source| source.route_by.is_some()) => {
             head.route = Route::Claimed;
@@ -154,6 +178,44 @@ fn take(step: &mut Step, me: &Me, head: &mut RecordHead, event: SourceEvent) {
         }
         Route::Claimed | Route::Disputed => {}
     }
+}
+
+/// The record's content with this event, and which event it is from.
+fn content(step: &Step, me: &Me, head: &mut RecordHead, event: &SourceEvent, tied: bool) -> Attributes {
+    match &event.change {
+        // The last content stays: who this was is still needed to find and disable the accounts.
+        RecordChange::Remove => head.attributes.clone(),
+        RecordChange::Replace(attributes) => {
+            let stands = head.standing.as_ref().filter(|_| tied);
+            let ranked = |of: &Attributes, id: &EventId| Rank::of(ends(step, me, of), id);
+            if stands.is_some_and(|id| ranked(&head.attributes, id) > ranked(attributes, &event.id)) {
+                return head.attributes.clone();
+            }
+            head.standing = event.order.map(|_| event.id.clone());
+            attributes.clone()
+        }
+        RecordChange::Merge(changed) if event.order.is_none() => merge(&head.attributes, changed.clone()),
+        RecordChange::Merge(changed) => {
+            let rank = Rank::of(ends(step, me, changed), &event.id);
+            let mut changed = changed.clone();
+            for (name, standing) in &head.set_by {
+                if *standing > rank {
+                    changed.remove(name);
+                }
+            }
+            for (name, _) in changed.iter() {
+                head.set_by.insert(name.to_string(), rank.clone());
+            }
+            merge(&head.attributes, changed)
+        }
+    }
+}
+
+/// Whether access ends by this record's content alone, at once or on some day.
+fn ends(step: &Step, me: &Me, attributes: &Attributes) -> bool {
+    let Some(kind) = step.rules.kind_of(me.source) else { return false };
+    let merged = kind.merge(&[(me.source, attributes)]);
+    kind.lifecycle(&merged, LAST_DAY).is_ok_and(|lifecycle| lifecycle.phase == Phase::Ended)
 }
 
 fn merge(current: &Attributes, changed: Attributes) -> Attributes {

@@ -6,12 +6,14 @@ mod leaver;
 
 use super::*;
 use crate::model::{
-    AccountId, Action, AlertKind, AlertState, Body, Cause, Command, DecisionKind, IdentityId, Intent, Message, Op,
-    Operation, Origin, Outcome, PermitAnswer, RecordChange, ResultEvent, RoutingKey, SourceEvent, TargetName,
-    Timestamp, Value,
+    AccountId, Action, AlertKind, AlertState, Attributes, Body, Cause, Command, DecisionKind, IdentityId, Intent,
+    Message, Op, Operation, Origin, Outcome, PermitAnswer, RecordChange, ResultEvent, RoutingKey, SourceEvent,
+    TargetName, Timestamp, Value,
 };
-use crate::rules::SourceFile;
+use crate::rules::{Phase, SourceFile};
 use std::collections::{BTreeMap, VecDeque};
+
+mod ties;
 
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;

@@ -158,6 +158,32 @@ pub enum Body {
     },
 }
 
+impl Body {
+    /// What it is, in a word for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Source(_) => "source",
+            Self::Holders { .. } => "holders",
+            Self::Routed { .. } => "routed",
+            Self::Hold { .. } => "hold",
+            Self::Release { .. } => "release",
+            Self::Find { .. } => "find",
+            Self::Forget { .. } => "forget",
+            Self::Claim { .. } => "claim",
+            Self::RecordChanged { .. } => "record_changed",
+            Self::RecordGone { .. } => "record_gone",
+            Self::Permit { .. } => "permit",
+            Self::Result(_) => "result",
+            Self::Reevaluate => "reevaluate",
+            Self::PermitRequest { .. } => "permit_request",
+            Self::Withdraw { .. } => "withdraw",
+            Self::Operation(_) => "operation",
+            Self::Timer { .. } => "timer",
+            Self::Continue { .. } => "continue",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RouteVerdict {
     Granted,
@@ -227,6 +253,87 @@ impl EntityKey {
     }
 }
 
+impl EntityKey {
+    /// The key as one text, for documents: its kind and its parts with slashes between, each part percent-encoded.
+    pub fn path(&self) -> String {
+        let parts = match self {
+            Self::Record { tenant, source, record, route } => {
+                vec![tenant.as_str(), source.as_str(), record.as_str(), route.as_str()]
+            }
+            Self::Identity { tenant, identity } => vec![tenant.as_str(), identity.as_str()],
+            Self::Index { tenant, attribute, value } => vec![tenant.as_str(), attribute.as_str(), value.as_str()],
+            Self::Guard { tenant } => vec![tenant.as_str()],
+            Self::Route { tenant, source, record } => vec![tenant.as_str(), source.as_str(), record.as_str()],
+        };
+        let mut path = self.kind().to_owned();
+        for part in parts {
+            path.push('/');
+            path.push_str(&percent_encoded(part));
+        }
+        path
+    }
+
+    /// Back from `path`.
+    pub fn from_path(path: &str) -> Option<Self> {
+        let mut parts = path.split('/');
+        let kind = parts.next()?;
+        let parts: Vec<String> = parts.map(percent_decoded).collect::<Option<_>>()?;
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        Some(match (kind, parts.as_slice()) {
+            ("record", [tenant, source, record, route]) => Self::Record {
+                tenant: TenantId::new(*tenant),
+                source: SourceName::new(*source),
+                record: RecordId::new(*record),
+                route: RoutingKey::new(*route),
+            },
+            ("identity", [tenant, identity]) => {
+                Self::Identity { tenant: TenantId::new(*tenant), identity: IdentityId::new(*identity) }
+            }
+            ("index", [tenant, attribute, value]) => Self::Index {
+                tenant: TenantId::new(*tenant),
+                attribute: (*attribute).to_owned(),
+                value: (*value).to_owned(),
+            },
+            ("guard", [tenant]) => Self::Guard { tenant: TenantId::new(*tenant) },
+            ("route", [tenant, source, record]) => Self::Route {
+                tenant: TenantId::new(*tenant),
+                source: SourceName::new(*source),
+                record: RecordId::new(*record),
+            },
+            _ => return None,
+        })
+    }
+}
+
+/// RFC 3986, section 2.1: all but unreserved characters.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(char::from(byte)),
+            other => encoded.push_str(&format!("%{other:02X}")),
+        }
+    }
+    encoded
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        if *first != b'%' {
+            bytes.push(*first);
+            rest = after;
+            continue;
+        }
+        let (digits, after) = after.split_at_checked(2)?;
+        let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = after;
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// For people and logs. An index entry shows its attribute only: the value may be personal data.
 impl fmt::Display for EntityKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -266,11 +373,33 @@ mod tests {
             operation(Action::GuardReject { target: None, account: Some(account.clone()) }),
             operation(Action::Redrive { target: t, account: a, identity: i, routing_key: r }),
             operation(Action::Drop { target: t2, account: a2, identity: i2, routing_key: r2 }),
+            operation(Action::QuarantineRetry { entity: holder.entity.clone(), routing_key: "acme/1".into() }),
         ];
         for body in bodies {
             let cause = Cause::own("test".to_owned(), Timestamp(1));
             let record = InboxRecord::Message(Message { to: holder.clone(), body, cause });
             assert_eq!(envelope::open::<InboxRecord>(&envelope::seal(&record)), Ok(record));
+        }
+    }
+
+    #[test]
+    fn an_entitys_key_comes_back_from_its_path_whatever_its_parts_hold() {
+        let keys = [
+            EntityKey::Record { tenant: "a".into(), source: "hr".into(), record: "1/2 %".into(), route: "a/1".into() },
+            EntityKey::Identity { tenant: "acme".into(), identity: "68d44a56-a91f".into() },
+            EntityKey::Index { tenant: "acme".into(), attribute: "mail".into(), value: "ü@x".into() },
+            EntityKey::Guard { tenant: "".into() },
+            EntityKey::Route { tenant: "acme".into(), source: "hr".into(), record: "\u{1}~".into() },
+        ];
+        for key in keys {
+            assert_eq!(EntityKey::from_path(&key.path()).as_ref(), Some(&key), "{}", key.path());
+        }
+        let guard = EntityKey::Guard { tenant: "acme".into() };
+        assert_eq!(guard.path(), "guard/acme");
+        for wrong in
+            ["", "guard", "guard/a/b", "identity/a", "person/a/b", "guard/%", "guard/%zz", "guard/%+1", "guard/%ff"]
+        {
+            assert_eq!(EntityKey::from_path(wrong), None, "{wrong}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What an operator changes: every such change is an event on `operations`, so it is audited and replayed like any other.
 
 use super::id::{AccountId, IdentityId, RoutingKey, TargetName, TenantId};
+use super::message::EntityKey;
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,11 @@ pub enum Action {
     Redrive { target: TargetName, account: AccountId, identity: IdentityId, routing_key: RoutingKey },
     /// Give a dead letter up.
     Drop { target: TargetName, account: AccountId, identity: IdentityId, routing_key: RoutingKey },
+    /// Try a quarantined entity again now.
+    QuarantineRetry { entity: EntityKey, routing_key: RoutingKey },
+    /// Give up the message that a quarantined entity can't take, and try the next. `position` is that message's, so that an
+    /// order that comes twice skips no second one.
+    QuarantineSkip { entity: EntityKey, routing_key: RoutingKey, position: u64 },
 }
 
 #[cfg(test)]
@@ -46,7 +52,16 @@ mod tests {
                 identity: identity.clone(),
                 routing_key: routing_key.clone(),
             },
-            Action::Drop { target, account, identity, routing_key },
+            Action::Drop { target, account, identity, routing_key: routing_key.clone() },
+            Action::QuarantineRetry {
+                entity: EntityKey::Guard { tenant: "acme".into() },
+                routing_key: routing_key.clone(),
+            },
+            Action::QuarantineSkip {
+                entity: EntityKey::Identity { tenant: "acme".into(), identity: "i".into() },
+                routing_key,
+                position: 3,
+            },
         ] {
             let operation =
                 Operation { id: "o".into(), tenant: "acme".into(), actor: "cli".into(), at: Timestamp(1), action };

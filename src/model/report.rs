@@ -178,28 +178,75 @@ pub struct Decision {
 #[serde(rename_all = "snake_case")]
 pub enum DecisionKind {
     IdentityMinted,
-    RecordLinked { source: String, record: String },
-    RecordUnlinked { source: String, record: String },
-    RecordDisputed { source: String, record: String },
+    RecordLinked {
+        source: String,
+        record: String,
+    },
+    RecordUnlinked {
+        source: String,
+        record: String,
+    },
+    RecordDisputed {
+        source: String,
+        record: String,
+    },
     Joined,
     Moved,
     Left,
     Rehired,
-    Commanded { op: Op },
-    DeprovisionOpened { effective: Timestamp, deadline: Timestamp },
-    DeprovisionVerified { effective: Timestamp, verified: Timestamp },
+    Commanded {
+        op: Op,
+    },
+    DeprovisionOpened {
+        effective: Timestamp,
+        deadline: Timestamp,
+    },
+    DeprovisionVerified {
+        effective: Timestamp,
+        verified: Timestamp,
+    },
     DeprovisionCancelled,
-    DeprovisionRejected { operation: String },
+    DeprovisionRejected {
+        operation: String,
+    },
     Held,
-    Released { operation: String },
+    Released {
+        operation: String,
+    },
     Urgent,
-    AccountVerified { op: Op },
-    DeadLettered { error: ErrorClass },
-    Redriven { operation: String },
-    Dropped { operation: String },
-    RuleFailed { rule: String, reason: String },
-    Quarantined { entity: String, reason: String },
-    BundleSwitched { hash: String },
+    AccountVerified {
+        op: Op,
+    },
+    DeadLettered {
+        error: ErrorClass,
+    },
+    Redriven {
+        operation: String,
+    },
+    Dropped {
+        operation: String,
+    },
+    RuleFailed {
+        rule: String,
+        reason: String,
+    },
+    Quarantined {
+        entity: String,
+        reason: String,
+    },
+    /// An operator had a quarantined entity tried again before its time.
+    QuarantineRetried {
+        entity: String,
+        operation: String,
+    },
+    /// An operator gave up the message that a quarantined entity couldn't take; it is on `source-dead-letters`.
+    QuarantineSkipped {
+        entity: String,
+        operation: String,
+    },
+    BundleSwitched {
+        hash: String,
+    },
 }
 
 /// An event on `alerts`: one when something needs a person, one when it no longer does. Keyed by `key`.

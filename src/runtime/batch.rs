@@ -48,10 +48,12 @@ pub fn open_due(value: &[u8]) -> Option<Timestamp> {
     Some(Timestamp(i64::from_be_bytes(value.try_into().ok()?)))
 }
 
-/// Whether a key is that of a timer row, and so what a restored record means to the store.
+/// Whether a key is that of a timer row, and so what a restored record means to the store. One whose due time can't be read is
+/// due at once: whoever set it looks at what is due and sets it anew, where a timer that never fires would be missed by nobody.
 pub fn timer_of(key: &[u8], value: Option<&[u8]>) -> Option<Timestamp> {
     let (_, row) = key::parse(key)?;
-    row.starts_with(key::TIMER).then(|| value.and_then(open_due)).flatten()
+    let value = value.filter(|_| row.starts_with(key::TIMER))?;
+    Some(open_due(value).unwrap_or_default())
 }
 
 /// An entity's rows, read through the batch. A store that fails is remembered: the step's outcome is not used then.

@@ -92,6 +92,18 @@ impl BundleStore {
         Ok(bundle)
     }
 
+    /// The bundle, unless it can't be used by this release: that is for good, said in the log, and stops no partition.
+    pub fn usable(&mut self, hash: &str) -> Result<Option<Arc<Bundle>>, BundleError> {
+        match self.get(hash) {
+            Ok(bundle) => Ok(Some(bundle)),
+            Err(error @ BundleError::Bus(_)) => Err(error),
+            Err(error @ (BundleError::Missing(_) | BundleError::Unusable { .. })) => {
+                tracing::error!(%error, "the rules that were switched to can't be used; others decide");
+                Ok(None)
+            }
+        }
+    }
+
     /// The topic by key; it is small: one record a bundle that was ever current, compacted.
     fn stored(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, BusError> {
         let topic = self.topics.bundles();

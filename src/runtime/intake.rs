@@ -8,6 +8,7 @@ use crate::model::{Action, Address, Body, Cause, Message, Operation, ResultEvent
 use crate::rules::Bundle;
 use crate::telemetry::Metrics;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// The schema registry could not be asked: nothing is known of the record yet, so it has to come again.
@@ -70,6 +71,13 @@ impl Intake {
 
     /// Whatever can't be decoded is a dead letter; an event that its source says to ignore is nothing.
     pub fn take(&self, record: &Incoming, metrics: &Metrics) -> Result<Taken, Unavailable> {
+        // Decoders that aren't ours read bytes that aren't ours: a bug in one costs the record and not the partition.
+        catch_unwind(AssertUnwindSafe(|| self.decode(record, metrics))).unwrap_or_else(|_| {
+            Ok(Taken::Output(self.unreadable(record, "decoding it panicked; the log has the place", metrics)))
+        })
+    }
+
+    fn decode(&self, record: &Incoming, metrics: &Metrics) -> Result<Taken, Unavailable> {
         let value = record.value.as_deref().unwrap_or_default();
         if record.topic == self.results {
             let result = self.codecs.public.decode(value).map(result_message);
@@ -107,10 +115,11 @@ impl Intake {
         }
     }
 
-    /// A record of one of our own topics that can't be read.
+    /// A record that can't be read although it may be well: of one of our own topics, or of a source whose decoder has a bug.
     pub fn unreadable(&self, record: &Incoming, detail: &str, metrics: &Metrics) -> Outgoing {
         let rejection = Rejection { reason: Reason::Unreadable, detail: detail.to_owned() };
-        self.reject(record, "lockstep", &rejection, metrics)
+        let source = self.sources.get(&record.topic).map_or("lockstep", SourceName::as_str);
+        self.reject(record, source, &rejection, metrics)
     }
 
     /// A record that is small enough as it came, and too large once it is decoded and mapped.
@@ -170,6 +179,9 @@ fn operation_message(operation: Operation) -> Message {
         Action::GuardRelease { .. } | Action::GuardReject { .. } => Address::guard(operation.tenant.clone()),
         Action::Redrive { identity, routing_key, .. } | Action::Drop { identity, routing_key, .. } => {
             Address::identity(routing_key.clone(), operation.tenant.clone(), identity.clone())
+        }
+        Action::QuarantineRetry { entity, routing_key } | Action::QuarantineSkip { entity, routing_key, .. } => {
+            Address { routing_key: routing_key.clone(), entity: entity.clone() }
         }
     };
     let cause = Cause::own(format!("operation:{}", operation.id), operation.at);

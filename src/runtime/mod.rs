@@ -13,14 +13,15 @@ mod lag;
 mod outputs;
 mod partition;
 mod processor;
+mod quarantine;
 mod restore;
 
 pub use bundles::BundleStore;
 pub use intake::Codecs;
 pub use lag::{Lag, Positions};
 pub use outputs::Publisher;
-pub use partition::Quarantined;
 pub use processor::{Processor, ProcessorError, ProcessorSettings, Turn};
+pub use quarantine::{Quarantined, Why, quarantine_id};
 pub use restore::{RestoreError, STALE_AFTER, restore};
 
 use crate::bus::embedded::Clock;

@@ -3,6 +3,7 @@
 use super::figures::Figures;
 use super::partition::{Emitted, Partition};
 use super::processor::ProcessorSettings;
+use super::quarantine::{Undeliverable, Why};
 use crate::bus::Outgoing;
 use crate::codec::public::{Public, PublicCodec, PublicError};
 use crate::entity::Emission;
@@ -14,6 +15,9 @@ use crate::rules::{Bundle, PublicFormat};
 use crate::store::{StoreError, Write};
 use crate::telemetry::Metrics;
 use std::sync::Arc;
+
+/// The source of what Lockstep itself puts among the dead letters of sources.
+const LOCKSTEP: &str = "lockstep";
 
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
@@ -37,6 +41,7 @@ enum Counted {
     Verified(TenantId, TargetName, f64),
     Deprovisioned(TenantId, TargetName, f64),
     Overdue(TenantId, TargetName),
+    Undeliverable(Why),
 }
 
 impl Publisher {
@@ -54,6 +59,7 @@ impl Publisher {
     /// A message for an entity, as an inbox record.
     pub fn inbox(&self, settings: &ProcessorSettings, message: &Message) -> Outgoing {
         let routing_key = &message.to.routing_key;
+        self.metrics.hops_total.of([message.body.kind()]).inc();
         Outgoing {
             topic: settings.topics.inbox(),
             partition: Some(routing_key.partition(settings.inbox_partitions).0),
@@ -73,8 +79,9 @@ impl Publisher {
         for message in &emitted.sends {
             outputs.push(self.inbox(settings, message));
         }
-        for (message, reason) in &emitted.undeliverable {
-            outputs.push(undeliverable(settings, message, reason));
+        for message in emitted.undeliverable {
+            self.uncounted.push(Counted::Undeliverable(message.why));
+            outputs.push(undeliverable(settings, message));
         }
         for emission in emitted.emissions {
             let output = match emission {
@@ -131,6 +138,9 @@ impl Publisher {
                 }
                 Counted::Overdue(tenant, target) => {
                     metrics.deprovisions_overdue_total.of([tenant.as_str(), target.as_str()]).inc();
+                }
+                Counted::Undeliverable(why) => {
+                    metrics.source_dead_letters_total.of([LOCKSTEP, why.as_str()]).inc();
                 }
             }
         }
@@ -202,17 +212,17 @@ impl Publisher {
     }
 }
 
-/// A message that a full quarantine could not keep, as it was.
-fn undeliverable(settings: &ProcessorSettings, message: &Message, reason: &str) -> Outgoing {
+/// A message that will not be handled, as it was.
+fn undeliverable(settings: &ProcessorSettings, message: Undeliverable) -> Outgoing {
     Outgoing {
         topic: settings.topics.source_dead_letters(),
         partition: None,
-        key: Some(message.to.routing_key.0.as_bytes().to_vec()),
-        value: Some(envelope::seal(&InboxRecord::Message(message.clone()))),
+        key: Some(message.to.routing_key.as_str().as_bytes().to_vec()),
+        value: Some(message.record),
         headers: vec![
             ("lockstep_topic".to_owned(), settings.topics.inbox().into_bytes()),
-            ("lockstep_reason".to_owned(), b"quarantine_full".to_vec()),
-            ("lockstep_detail".to_owned(), format!("{}: {reason}", message.to.entity).into_bytes()),
+            ("lockstep_reason".to_owned(), message.why.as_str().as_bytes().to_vec()),
+            ("lockstep_detail".to_owned(), message.detail.into_bytes()),
         ],
     }
 }

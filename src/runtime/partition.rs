@@ -2,42 +2,25 @@
 
 use super::batch::{self, View, Written, open_due};
 use super::fit;
+use super::quarantine::{self, RETRY_TIMER, Undeliverable, Why};
 use crate::bus::Outgoing;
 use crate::entity::{self, Effect, Emission, Stamped, Transition, key};
 use crate::model::envelope;
-use crate::model::{
-    Address, Alert, AlertKind, AlertState, Body, Cause, Decision, DecisionKind, InboxRecord, Message, PartitionId,
-    Timestamp,
-};
+use crate::model::{Address, Body, Cause, InboxRecord, Message, PartitionId, Timestamp};
 use crate::rules::Bundle;
 use crate::store::{Store, StoreError, Write};
-use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Longest chain of messages within one partition that one inbox record sets off; what follows goes through the inbox.
 const MAX_LOCAL_DELIVERIES: usize = 1_000;
-/// Messages that wait for one quarantined entity; what comes after is handed out as undeliverable.
-const MAX_WAITING: usize = 10_000;
-/// How long until a quarantined entity is tried again: a release or a rule may have mended it.
-const QUARANTINE_RETRY: Duration = Duration::from_secs(300);
-const RETRY_TIMER: &str = "~retry";
 
 const META_BUNDLE: &str = "bundle";
 const META_CLOCK: &str = "clock";
 const META_SWEEP: &str = "sweep";
-
-/// The row that marks an entity as quarantined.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Quarantined {
-    pub to: Address,
-    pub reason: String,
-    pub since: Timestamp,
-    /// The number that the next waiting message gets.
-    pub next: u64,
-}
+/// The bundle that the partition was told to switch to and could not.
+const META_REFUSED: &str = "refused";
 
 /// What a batch has made of a partition, for the runtime to publish.
 #[derive(Default)]
@@ -45,8 +28,8 @@ pub struct Emitted {
     pub emissions: Vec<Emission>,
     /// Messages for entities of other partitions.
     pub sends: Vec<Message>,
-    /// Messages that a full quarantine could not keep.
-    pub undeliverable: Vec<(Message, String)>,
+    /// Messages that will not be handled.
+    pub undeliverable: Vec<Undeliverable>,
     pub steps: Vec<(&'static str, &'static str)>,
 }
 
@@ -57,33 +40,51 @@ pub struct Partition {
     pub written: Written,
     pub bundle: Arc<Bundle>,
     /// Newest time that any step of this partition has seen: it never goes back.
-    clock: Timestamp,
+    pub(super) clock: Timestamp,
     /// Largest record that Lockstep's own topics take.
     record_bytes: usize,
     /// The identity key from which the sweep after a rule change goes on.
     sweep: Option<Vec<u8>>,
+    /// What it was told to switch to and could not: it decides by the rules it had.
+    refused: Option<String>,
 }
 
 impl Partition {
-    /// Takes up where the store stands. `bundle_of` finds the rules by the hash that the partition had switched to.
+    /// Takes up where the store stands. `bundle_of` finds the rules by the hash that the partition had switched to, if this
+    /// release can use them; where it can't, those of the process decide, and every identity is brought up to them.
     pub fn open<E: From<StoreError>>(
         id: PartitionId,
         count: u32,
         record_bytes: usize,
         store: Box<dyn Store>,
         current: &Arc<Bundle>,
-        mut bundle_of: impl FnMut(&str) -> Result<Arc<Bundle>, E>,
+        mut bundle_of: impl FnMut(&str) -> Result<Option<Arc<Bundle>>, E>,
     ) -> Result<Self, E> {
         let text = |name: &str| -> Result<Option<String>, StoreError> {
             Ok(store.get(&key::meta(name))?.map(|value| String::from_utf8_lossy(&value).into_owned()))
         };
-        let bundle = match text(META_BUNDLE)? {
-            Some(hash) => bundle_of(&hash)?,
-            None => Arc::clone(current),
+        let (switched, refused) = (text(META_BUNDLE)?, text(META_REFUSED)?);
+        let bundle = match &switched {
+            Some(hash) => bundle_of(hash)?,
+            None => Some(Arc::clone(current)),
+        };
+        let wanted = match &refused {
+            Some(hash) => bundle_of(hash)?,
+            None => None,
         };
         let clock = store.get(&key::meta(META_CLOCK))?.as_deref().and_then(open_due).unwrap_or_default();
         let sweep = store.get(&key::meta(META_SWEEP))?;
-        Ok(Self { id, count, store, written: Written::default(), bundle, clock, record_bytes, sweep })
+        let usable = bundle.is_some();
+        let bundle = bundle.unwrap_or_else(|| Arc::clone(current));
+        let written = Written::default();
+        let mut partition = Self { id, count, store, written, bundle, clock, record_bytes, sweep, refused };
+        // A release that can use what the former one could not, or one that can't use what that did.
+        match wanted {
+            Some(wanted) => partition.switch(wanted),
+            None if !usable => partition.switch(Arc::clone(current)),
+            None => {}
+        }
+        Ok(partition)
     }
 
     /// The partition's time: the wall clock, unless it has gone back.
@@ -96,17 +97,31 @@ impl Partition {
 
     /// From here on this bundle decides; a sweep brings every identity up to it.
     pub fn switch(&mut self, bundle: Arc<Bundle>) {
-        if *bundle.hash() == *self.bundle.hash()
-            && self.store.get(&key::meta(META_BUNDLE)).is_ok_and(|row| row.is_some())
-        {
+        if self.refused.take().is_some() {
+            self.written.put(key::meta(META_REFUSED), None);
+        }
+        let stands = self.store.get(&key::meta(META_BUNDLE)).ok().flatten();
+        let hash = bundle.hash().as_str();
+        if stands.as_deref() == Some(hash.as_bytes()) && self.bundle.hash().as_str() == hash {
             return;
         }
-        let first = self.store.get(&key::meta(META_BUNDLE)).is_ok_and(|row| row.is_none());
-        self.written.put(key::meta(META_BUNDLE), Some(bundle.hash().0.as_bytes().to_vec()));
+        let first = stands.is_none();
+        self.written.put(key::meta(META_BUNDLE), Some(hash.as_bytes().to_vec()));
         self.bundle = bundle;
         if !first {
             self.set_sweep(Some(key::identities(None)));
         }
+    }
+
+    /// It was told to switch to rules that this release can't use: it goes on by those it has, and switches when a process can.
+    pub fn refuse(&mut self, hash: &str) {
+        self.written.put(key::meta(META_REFUSED), Some(hash.as_bytes().to_vec()));
+        self.refused = Some(hash.to_owned());
+    }
+
+    /// Whether it decides by other rules than it was told to.
+    pub fn is_behind_its_rules(&self) -> bool {
+        self.refused.is_some()
     }
 
     pub fn is_sweeping(&self) -> bool {
@@ -127,11 +142,15 @@ impl Partition {
             last = Some(row_key.clone());
             if let Some((of, row)) = key::parse(row_key)
                 && row == key::HEAD
-                && let Ok(head) = envelope::open::<entity::IdentityHead>(value)
             {
                 swept += 1;
+                // One whose head can't be read is told as well: so it is set aside and seen, and not passed over.
+                let routing_key = match envelope::open::<entity::IdentityHead>(value) {
+                    Ok(head) => head.routing_key,
+                    Err(_) => self.routing_key_of(&of)?,
+                };
                 let cause = Cause::own(format!("bundle:{}", self.bundle.hash()), self.clock);
-                let to = Address { routing_key: head.routing_key, entity: of };
+                let to = Address { routing_key, entity: of };
                 self.deliver(Message { to, body: Body::Reevaluate, cause }, emitted)?;
             }
         }
@@ -160,7 +179,8 @@ impl Partition {
             let routing_key = self.routing_key_of(&of)?;
             let to = Address { routing_key, entity: of };
             if name == RETRY_TIMER {
-                self.retry(&to, emitted)?;
+                let sends = self.retry(&to, emitted)?;
+                self.deliver_all(sends.into(), emitted)?;
                 continue;
             }
             let cause = Cause::own(format!("timer:{name}"), timer.due);
@@ -169,24 +189,13 @@ impl Partition {
         Ok(more)
     }
 
-    /// Timers belong to identities, whose heads know their routing key; a quarantine row knows it, too.
-    fn routing_key_of(&self, of: &crate::model::EntityKey) -> Result<crate::model::RoutingKey, StoreError> {
-        let view = View::new(self.store.as_ref(), &self.written, of);
-        let marked = entity::Rows::get(&view, key::QUARANTINE).and_then(|row| envelope::open::<Quarantined>(&row).ok());
-        let head =
-            entity::Rows::get(&view, key::HEAD).and_then(|row| envelope::open::<entity::IdentityHead>(&row).ok());
-        if let Some(error) = view.failure.into_inner() {
-            return Err(error);
-        }
-        Ok(marked
-            .map(|marked| marked.to.routing_key)
-            .or(head.map(|head| head.routing_key))
-            .unwrap_or_else(|| "".into()))
-    }
-
     /// Delivers a message, and in the same transaction all that it leads to within this partition.
     pub fn deliver(&mut self, message: Message, emitted: &mut Emitted) -> Result<(), StoreError> {
-        let mut queue = VecDeque::from([message]);
+        self.deliver_all(VecDeque::from([message]), emitted)
+    }
+
+    /// In order; none of them counts as delivered yet.
+    fn deliver_all(&mut self, mut queue: VecDeque<Message>, emitted: &mut Emitted) -> Result<(), StoreError> {
         let mut delivered = 0;
         while let Some(message) = queue.pop_front() {
             delivered += 1;
@@ -204,7 +213,16 @@ impl Partition {
 
     /// One step of one entity; what it sends comes back.
     fn handle(&mut self, message: Message, emitted: &mut Emitted) -> Result<Vec<Message>, StoreError> {
-        if let Some(marked) = self.quarantine(&message.to)? {
+        if !key::is_sound(&message.to.entity) {
+            let (to, record) = (message.to.clone(), envelope::seal(&InboxRecord::Message(message)));
+            let detail = "its address is longer than any that Lockstep makes".to_owned();
+            emitted.undeliverable.push(Undeliverable { to, record, why: Why::Unreadable, detail });
+            return Ok(Vec::new());
+        }
+        if quarantine::is_order(&message.body) {
+            return self.order(&message, emitted);
+        }
+        if let Some(marked) = self.quarantined(&message.to)? {
             self.wait(message, marked, emitted);
             return Ok(Vec::new());
         }
@@ -216,13 +234,13 @@ impl Partition {
             }
             Err(reason) => {
                 emitted.steps.push((kind, "quarantined"));
-                self.set_quarantine(message, reason, emitted);
+                self.set_aside(message, reason, emitted);
                 Ok(Vec::new())
             }
         }
     }
 
-    fn try_step(&self, message: &Message) -> Result<Result<Transition, String>, StoreError> {
+    pub(super) fn try_step(&self, message: &Message) -> Result<Result<Transition, String>, StoreError> {
         let view = View::new(self.store.as_ref(), &self.written, &message.to.entity);
         let stamped = Stamped { now: self.clock, body: message.body.clone(), cause: message.cause.clone() };
         // A step is pure: whatever it had in hand when it panicked is gone with it.
@@ -237,7 +255,13 @@ impl Partition {
         })
     }
 
-    fn carry_out(&mut self, of: &Address, cause: Cause, transition: Transition, emitted: &mut Emitted) -> Vec<Message> {
+    pub(super) fn carry_out(
+        &mut self,
+        of: &Address,
+        cause: Cause,
+        transition: Transition,
+        emitted: &mut Emitted,
+    ) -> Vec<Message> {
         for (row, value) in transition.writes {
             self.written.put(key::row(&of.entity, &row), value);
         }
@@ -247,117 +271,21 @@ impl Partition {
                 Effect::Send { to, body } => sends.push(Message { to, body, cause: cause.clone() }),
                 Effect::Emit(emission) => emitted.emissions.push(emission),
                 Effect::SetTimer { name, due } => self.set_timer(of, &name, due),
-                Effect::ClearTimer { name } => {
-                    let timer = key::row(&of.entity, &format!("{}{name}", key::TIMER));
-                    let view = View::new(self.store.as_ref(), &self.written, &of.entity);
-                    if entity::Rows::get(&view, &format!("{}{name}", key::TIMER)).is_some() {
-                        self.written.put(timer, None);
-                    }
-                }
+                Effect::ClearTimer { name } => self.clear_timer(of, &name),
             }
         }
         sends
     }
 
-    fn set_timer(&mut self, of: &Address, name: &str, due: Timestamp) {
+    pub(super) fn set_timer(&mut self, of: &Address, name: &str, due: Timestamp) {
         self.written.put_timer(key::row(&of.entity, &format!("{}{name}", key::TIMER)), due);
     }
 
-    fn quarantine(&self, of: &Address) -> Result<Option<Quarantined>, StoreError> {
+    pub(super) fn clear_timer(&mut self, of: &Address, name: &str) {
+        let row = format!("{}{name}", key::TIMER);
         let view = View::new(self.store.as_ref(), &self.written, &of.entity);
-        let row = entity::Rows::get(&view, key::QUARANTINE);
-        if let Some(error) = view.failure.into_inner() {
-            return Err(error);
-        }
-        Ok(row.map(|row| {
-            envelope::open(&row).unwrap_or_else(|_| Quarantined {
-                to: of.clone(),
-                reason: "its quarantine row can't be read".to_owned(),
-                since: self.clock,
-                next: u64::from(u32::MAX),
-            })
-        }))
-    }
-
-    fn set_quarantine(&mut self, message: Message, reason: String, emitted: &mut Emitted) {
-        let to = message.to.clone();
-        tracing::error!(entity = %to.entity, reason, "quarantined; its later events wait");
-        let marked = Quarantined { to: to.clone(), reason: reason.clone(), since: self.clock, next: 0 };
-        self.set_timer(&to, RETRY_TIMER, self.clock.plus(QUARANTINE_RETRY));
-        self.announce(&to, &message.cause, &reason, AlertState::Raised, emitted);
-        self.wait(message, marked, emitted);
-    }
-
-    fn wait(&mut self, message: Message, mut marked: Quarantined, emitted: &mut Emitted) {
-        if marked.next >= MAX_WAITING as u64 {
-            emitted.undeliverable.push((message, marked.reason));
-            return;
-        }
-        let to = message.to.clone();
-        let waiting = format!("{}{:016x}", key::WAITING, marked.next);
-        marked.next += 1;
-        self.written.put(key::row(&to.entity, &waiting), Some(envelope::seal(&InboxRecord::Message(message))));
-        self.written.put(key::row(&to.entity, key::QUARANTINE), Some(envelope::seal(&marked)));
-    }
-
-    /// Tries a quarantined entity again: first what made it stop, then what waits, in order.
-    pub fn retry(&mut self, to: &Address, emitted: &mut Emitted) -> Result<(), StoreError> {
-        let Some(mut marked) = self.quarantine(to)? else { return Ok(()) };
-        loop {
-            let view = View::new(self.store.as_ref(), &self.written, &to.entity);
-            let first = entity::Rows::scan(&view, key::WAITING, 1).into_iter().next();
-            let Some((name, value)) = first else { break };
-            let Ok(InboxRecord::Message(message)) = envelope::open(&value) else { break };
-            match self.try_step(&message)? {
-                Ok(transition) => {
-                    self.written.put(key::row(&to.entity, &name), None);
-                    let sends = self.carry_out(to, message.cause, transition, emitted);
-                    emitted.sends.extend(sends);
-                }
-                Err(reason) => {
-                    marked.reason = reason;
-                    self.written.put(key::row(&to.entity, key::QUARANTINE), Some(envelope::seal(&marked)));
-                    self.set_timer(to, RETRY_TIMER, self.clock.plus(QUARANTINE_RETRY));
-                    return Ok(());
-                }
-            }
-        }
-        self.written.put(key::row(&to.entity, key::QUARANTINE), None);
-        tracing::info!(entity = %to.entity, "out of quarantine");
-        let cause = Cause::own("timer:~retry".to_owned(), self.clock);
-        self.announce(to, &cause, "it takes events again", AlertState::Resolved, emitted);
-        Ok(())
-    }
-
-    fn announce(&self, to: &Address, cause: &Cause, reason: &str, state: AlertState, emitted: &mut Emitted) {
-        let tenant = to.entity.tenant().clone();
-        let entity = to.entity.to_string();
-        let alert = Alert {
-            key: format!("quarantine/{entity}"),
-            kind: AlertKind::Quarantined,
-            state,
-            tenant: tenant.clone(),
-            identity: None,
-            target: None,
-            account: None,
-            message: format!("{entity}: {reason}"),
-            since: self.clock,
-            at: self.clock,
-        };
-        emitted.emissions.push(Emission::Alert(alert));
-        if state == AlertState::Raised {
-            let decision = Decision {
-                tenant,
-                identity: None,
-                target: None,
-                account: None,
-                generation: None,
-                kind: DecisionKind::Quarantined { entity, reason: reason.to_owned() },
-                cause: cause.event.clone(),
-                source_time: cause.time,
-                at: self.clock,
-            };
-            emitted.emissions.push(Emission::Decision(decision));
+        if entity::Rows::get(&view, &row).is_some() {
+            self.written.put(key::row(&of.entity, &row), None);
         }
     }
 

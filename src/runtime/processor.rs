@@ -154,6 +154,8 @@ impl Processor {
             self.metrics.batch_records.observe(count as f64);
         }
         self.publisher.show(wall);
+        let behind = self.partitions.values().filter(|partition| partition.is_behind_its_rules()).count();
+        self.metrics.partitions_behind_rules.set(i64::try_from(behind).unwrap_or(i64::MAX));
         let mut more = false;
         for partition in self.partitions.values_mut() {
             more |= partition.fire_timers(TIMERS_A_TURN, &mut emitted)?;
@@ -250,10 +252,10 @@ impl Processor {
         };
         match envelope::open::<InboxRecord>(record.value.as_deref().unwrap_or_default()) {
             Ok(InboxRecord::Message(message)) => partition.deliver(message, emitted)?,
-            Ok(InboxRecord::Switch { bundle }) => {
-                let bundle = self.bundles.get(&bundle.0)?;
-                partition.switch(bundle);
-            }
+            Ok(InboxRecord::Switch { bundle }) => match self.bundles.usable(bundle.as_str())? {
+                Some(bundle) => partition.switch(bundle),
+                None => partition.refuse(bundle.as_str()),
+            },
             Err(error) => {
                 // Only Lockstep writes here; whoever else did finds it among the dead letters.
                 tracing::error!(topic = record.topic, partition = record.partition, offset = record.offset, %error, "unreadable inbox record");
@@ -296,7 +298,7 @@ impl Processor {
                 self.settings.record_bytes,
                 store,
                 &self.bundle,
-                |hash| bundles.get(hash).map_err(ProcessorError::from),
+                |hash| bundles.usable(hash).map_err(ProcessorError::from),
             )?;
             self.publisher.restored(&partition)?;
             self.partitions.insert(id, partition);

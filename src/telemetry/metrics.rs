@@ -6,6 +6,7 @@
 use prometheus::core::{AtomicF64, AtomicI64, AtomicU64, Collector, MetricVec, MetricVecBuilder};
 use prometheus::core::{GenericCounterVec, GenericGaugeVec};
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+use std::cell::RefCell;
 use std::time::Duration;
 
 /// Content type of `Metrics::render` (Prometheus text exposition format 0.0.4).
@@ -63,8 +64,26 @@ impl<B: MetricVecBuilder> Builder for MetricVec<B> {
     type Of = B;
 }
 
+/// The registry, and what it holds in words.
+struct Shelf {
+    registry: Registry,
+    described: RefCell<Vec<Described>>,
+}
+
+/// A metric as docs, alert rules and dashboards have to name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    pub name: String,
+    /// As its docs say it.
+    pub help: String,
+    /// `gauge`, `counter` or `histogram`.
+    pub kind: &'static str,
+    pub labels: Vec<String>,
+}
+
 pub struct Metrics {
     registry: Registry,
+    described: Vec<Described>,
 
     /// `[tenant, target]`: deprovisions not yet verified.
     pub deprovisions_open: Gauges<2>,
@@ -86,6 +105,8 @@ pub struct Metrics {
     pub held: Gauges<2>,
     /// Entities that couldn't take an event and wait with all their later ones.
     pub quarantined_entities: IntGauge,
+    /// Partitions that were told to switch to rules which this release can't use, and decide by those they had.
+    pub partitions_behind_rules: IntGauge,
     /// `[target]`: 1 while the breaker is open and the target is not called.
     pub breaker_open: Gauges<1>,
     /// `[topic, partition]`: records behind what is committed, of the partitions that this process reads.
@@ -98,6 +119,8 @@ pub struct Metrics {
     pub batch_records: Histogram,
     /// `[entity, outcome]`: steps of entities, by kind of entity.
     pub steps_total: Counters<2>,
+    /// `[kind]`: messages through the inbox, by what they say. What stays within a partition takes no hop.
+    pub hops_total: Counters<1>,
     /// `[tenant, target, op]`: commands issued.
     pub commands_total: Counters<3>,
     /// `[tenant, target, outcome]`: results of workers.
@@ -123,7 +146,7 @@ impl Default for Metrics {
 impl Metrics {
     /// All metrics in a registry of their own.
     pub fn new() -> Self {
-        let r = Registry::new();
+        let r = Shelf { registry: Registry::new(), described: RefCell::default() };
         let build = gauges(&r, "lockstep_build_info", "always 1; the labels say what runs", ["version"]);
         build.of([env!("CARGO_PKG_VERSION")]).set(1);
         Self {
@@ -181,6 +204,13 @@ impl Metrics {
                 &r,
                 IntGauge::new("lockstep_quarantined_entities", "entities that couldn't take an event and wait"),
             ),
+            partitions_behind_rules: registered(
+                &r,
+                IntGauge::new(
+                    "lockstep_partitions_behind_rules",
+                    "partitions that could not switch to the current rules and decide by former ones",
+                ),
+            ),
             breaker_open: gauges(
                 &r,
                 "lockstep_breaker_open",
@@ -197,6 +227,7 @@ impl Metrics {
             ),
             batch_records: histogram(&r, "lockstep_batch_records", "records handled in one transaction", BATCH_RECORDS),
             steps_total: counters(&r, "lockstep_steps_total", "steps of entities", ["entity", "outcome"]),
+            hops_total: counters(&r, "lockstep_hops_total", "messages through the inbox, by what they say", ["kind"]),
             commands_total: counters(&r, "lockstep_commands_total", "commands issued", ["tenant", "target", "op"]),
             results_total: counters(
                 &r,
@@ -229,8 +260,14 @@ impl Metrics {
                 "changelog records still to be replayed before the partition is served",
                 ["partition"],
             ),
-            registry: r,
+            registry: r.registry,
+            described: r.described.into_inner(),
         }
+    }
+
+    /// Every metric, in the order in which they are made.
+    pub fn described(&self) -> &[Described] {
+        &self.described
     }
 
     /// Begins what alert rules compare at 0: a series that comes up at its first 1 has had no increase. For a processor, which
@@ -278,20 +315,20 @@ impl Metrics {
     }
 }
 
-fn gauges<const N: usize>(registry: &Registry, name: &str, help: &str, labels: [&str; N]) -> Gauges<N> {
+fn gauges<const N: usize>(registry: &Shelf, name: &str, help: &str, labels: [&str; N]) -> Gauges<N> {
     Family(registered(registry, GenericGaugeVec::new(Opts::new(name, help), &labels)))
 }
 
-fn float_gauges<const N: usize>(registry: &Registry, name: &str, help: &str, labels: [&str; N]) -> FloatGauges<N> {
+fn float_gauges<const N: usize>(registry: &Shelf, name: &str, help: &str, labels: [&str; N]) -> FloatGauges<N> {
     Family(registered(registry, GenericGaugeVec::new(Opts::new(name, help), &labels)))
 }
 
-fn counters<const N: usize>(registry: &Registry, name: &str, help: &str, labels: [&str; N]) -> Counters<N> {
+fn counters<const N: usize>(registry: &Shelf, name: &str, help: &str, labels: [&str; N]) -> Counters<N> {
     Family(registered(registry, GenericCounterVec::new(Opts::new(name, help), &labels)))
 }
 
 fn histograms<const N: usize>(
-    registry: &Registry,
+    registry: &Shelf,
     name: &str,
     help: &str,
     buckets: &[f64],
@@ -301,13 +338,24 @@ fn histograms<const N: usize>(
     Family(registered(registry, HistogramVec::new(opts, &labels)))
 }
 
-fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+fn histogram(registry: &Shelf, name: &str, help: &str, buckets: &[f64]) -> Histogram {
     registered(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
 }
 
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+fn registered<C: Collector + Clone + 'static>(shelf: &Shelf, made: prometheus::Result<C>) -> C {
     let collector = made.expect("names, labels and buckets in this file are valid");
-    registry.register(Box::new(collector.clone())).expect("each name in this file is there once");
+    shelf.registry.register(Box::new(collector.clone())).expect("each name in this file is there once");
+    let kind = match std::any::type_name::<C>() {
+        name if name.contains("Histogram") => "histogram",
+        name if name.contains("Counter") => "counter",
+        _ => "gauge",
+    };
+    shelf.described.borrow_mut().extend(collector.desc().into_iter().map(|desc| Described {
+        name: desc.fq_name.clone(),
+        help: desc.help.clone(),
+        kind,
+        labels: desc.variable_labels.clone(),
+    }));
     collector
 }
 

@@ -4,7 +4,9 @@ use crate::connector::{Applied, CallError, Change, Connector, Lookup, Observed};
 use crate::lane::{Call, Ended};
 use crate::model::{AccountId, Command, ErrorClass, Generation, Op, Value};
 use dashmap::DashMap;
+use futures::FutureExt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -12,8 +14,18 @@ use tokio::time::timeout;
 /// before it changes anything, so that an update is not made when the leaver's disable is here already.
 pub type Newest = DashMap<AccountId, Generation>;
 
-/// Makes the call. Each exchange with the target has `limit` as its time-out.
+/// Makes the call. Each exchange with the target has `limit` as its time-out. A connector that panics ends this call and no
+/// other: what came of it is to be read, and without an end its lane would wait for ever.
 pub async fn make(connector: &dyn Connector, call: &Call, newest: &Newest, limit: Duration) -> Ended {
+    let made = AssertUnwindSafe(exchange(connector, call, newest, limit)).catch_unwind().await;
+    made.unwrap_or_else(|_| Ended::Failed {
+        class: ErrorClass::UnknownOutcome,
+        message: "the connector panicked, which is a bug; the log has the place".to_owned(),
+        retry_after: None,
+    })
+}
+
+async fn exchange(connector: &dyn Connector, call: &Call, newest: &Newest, limit: Duration) -> Ended {
     let command = &call.command;
     let lookup = lookup(command, call.external_id.clone());
     let mut observed = None;
@@ -90,4 +102,66 @@ async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, CallErr
 
 fn failed(error: CallError) -> Ended {
     Ended::Failed { class: error.class, message: error.message, retry_after: error.retry_after }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connector::{Capabilities, Page};
+    use crate::model::{Attributes, Cause, Desired, Entitlements, Intent, RoutingKey, TenantId, Timestamp};
+    use std::collections::BTreeSet;
+
+    /// A target whose connector has a bug.
+    struct Broken;
+
+    #[async_trait::async_trait]
+    impl Connector for Broken {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities { groups: false, disable: true, delete: true, list: false, owner: true }
+        }
+
+        async fn read(&self, _: &Lookup) -> Result<Option<Observed>, CallError> {
+            Ok(None)
+        }
+
+        async fn apply(&self, _: &Change) -> Result<Applied, CallError> {
+            tokio::task::yield_now().await;
+            panic!("a bug of the connector's");
+        }
+
+        async fn list(&self, _: Option<&str>) -> Result<Page, CallError> {
+            unreachable!("a call lists nothing")
+        }
+
+        fn differences(&self, _: Op, _: &Desired, _: &BTreeSet<String>, _: Option<&Observed>) -> Vec<String> {
+            vec!["active".to_owned()]
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connector_that_panics_ends_its_call_with_an_outcome_that_has_to_be_read() {
+        let command = Command {
+            tenant: TenantId::from("acme"),
+            target: "wiki".into(),
+            account: "a".into(),
+            identity: "i".into(),
+            intent: Intent::default_intent(),
+            routing_key: RoutingKey::of(&"acme".into(), "1"),
+            external_id: None,
+            generation: Generation(1),
+            op: Op::Create,
+            desired: Desired { active: true, attributes: Attributes::default(), entitlements: Entitlements::default() },
+            revoked: BTreeSet::new(),
+            match_on: "login".into(),
+            deadline: Timestamp(0),
+            deprovision: None,
+            issued: Timestamp(0),
+            cause: Cause::own("e".into(), Timestamp(0)),
+        };
+        let call =
+            Call { command: Box::new(command), op: Op::Create, external_id: None, read_first: false, check: false };
+        let ended = make(&Broken, &call, &Newest::new(), Duration::from_secs(5)).await;
+        let Ended::Failed { class, message, .. } = ended else { panic!("{ended:?}") };
+        assert_eq!((class, message.contains("panicked")), (ErrorClass::UnknownOutcome, true));
+    }
 }

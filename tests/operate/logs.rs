@@ -20,7 +20,7 @@ fn secrets() -> Vec<String> {
     }
     secrets.sort();
     secrets.dedup();
-    secrets.extend(["@example.com".to_owned(), "ada.byron001".to_owned()]);
+    secrets.extend(["@example.com".to_owned(), "ada.byron10001".to_owned()]);
     assert!(secrets.len() > 60, "{secrets:?}");
     secrets
 }

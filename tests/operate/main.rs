@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod dashboard;
 mod dead_letters;
 mod deadline;
 mod guard;
@@ -9,3 +10,4 @@ mod health;
 mod logs;
 mod quarantine;
 mod shop;
+mod source_dead_letters;

@@ -6,11 +6,15 @@ use lockstep::bus::topics::{self, Wishes};
 use lockstep::bus::{Bus, Outgoing};
 use lockstep::codec::public::{Public, PublicCodec};
 use lockstep::codec::source::SourceDecoder;
-use lockstep::entity::key;
+use lockstep::entity::{IdentityHead, key};
 use lockstep::model::topic::TopicNames;
-use lockstep::model::{Alert, AlertKind, AlertState, Command, EntityKey, Op, Timestamp};
-use lockstep::rules::{Bundle, SourceFile};
-use lockstep::runtime::{Codecs, Now, Processor, ProcessorSettings, Publisher};
+use lockstep::model::{
+    Action, Address, Alert, AlertKind, AlertState, Body, BundleHash, Cause, Command, Decision, DecisionKind, EntityKey,
+    EventId, IdentityId, InboxRecord, Incoming, Message, Op, Operation, Origin, RecordChange, RoutingKey, SourceEvent,
+    Timestamp, Value, envelope,
+};
+use lockstep::rules::{Bundle, PublicFormat, SourceFile};
+use lockstep::runtime::{BundleStore, Codecs, Now, Processor, ProcessorSettings, Publisher};
 use lockstep::store::memory::MemoryStores;
 use lockstep::store::{Stores, Write};
 use lockstep::telemetry::{Health, Metrics};
@@ -23,11 +27,11 @@ const FILES: [(&str, &str); 3] = [
     (
         "sources/hr.yaml",
         "source: hr\ntopic: hr.workers\ntenant: acme\nformat: json\nevent: { id: id, order: sequence }\n\
-         record: { id: worker }\nattributes: { number: worker, name: name }\n",
+         record: { id: worker }\nattributes: { number: worker, name: name, status: status }\n",
     ),
     (
         "identity.yaml",
-        "kinds:\n  person:\n    anchor: hr\n    correlate: [number]\n    attributes: { number: [hr.number], name: [hr.name] }\n",
+        "kinds:\n  person:\n    anchor: hr\n    correlate: [number]\n    attributes: { number: [hr.number], name: [hr.name], status: [hr.status] }\n    lifecycle: { active: \"status == 'active'\" }\n",
     ),
     (
         "targets/wiki.yaml",
@@ -47,20 +51,28 @@ struct House {
     processor: Processor,
 }
 
+fn bundle(files: &[(&str, &str)]) -> Arc<Bundle> {
+    let files: Vec<_> =
+        files.iter().map(|(path, text)| SourceFile { path: (*path).to_owned(), text: (*text).to_owned() }).collect();
+    Arc::new(Bundle::compile(&files).unwrap_or_else(|faults| panic!("{faults:?}")))
+}
+
 impl House {
     fn new() -> Self {
-        let files = FILES.map(|(path, text)| SourceFile { path: path.to_owned(), text: text.to_owned() });
-        let bundle = Arc::new(Bundle::compile(&files).unwrap_or_else(|faults| panic!("{faults:?}")));
         let clock = VirtualClock::at(Timestamp(1_700_000_000_000));
         let now: Now = Arc::new(clock.clone());
-        let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(Arc::clone(&now)));
+        let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(now));
         let topics = TopicNames::new("lockstep.");
         let wishes = Wishes { inbox_partitions: PARTITIONS, command_partitions: 1, ..Wishes::default() };
         let mut specs = topics::specs(&topics, &["wiki".into()], &wishes);
         specs.push(topics::source("hr.workers", 1));
         bus.create(&specs).unwrap();
-        let (stores, codec, metrics) =
-            (MemoryStores::new(), Arc::new(PublicCodec::new(None)), Arc::new(Metrics::new()));
+        Self::begin(clock, bus, MemoryStores::new(), bundle(&FILES))
+    }
+
+    fn begin(clock: VirtualClock, bus: Arc<dyn Bus>, stores: MemoryStores, bundle: Arc<Bundle>) -> Self {
+        let topics = TopicNames::new("lockstep.");
+        let (codec, metrics) = (Arc::new(PublicCodec::new(None)), Arc::new(Metrics::new()));
         let settings = ProcessorSettings {
             topics: topics.clone(),
             group: "processor".to_owned(),
@@ -78,19 +90,48 @@ impl House {
             Publisher::new(Arc::clone(&codec), Arc::clone(&metrics)),
             Arc::new(Codecs { public: Arc::clone(&codec), sources }),
             Arc::clone(&metrics),
-            now,
+            Arc::new(clock.clone()),
         )
         .unwrap();
         Self { clock, bus, stores, topics, codec, metrics, processor }
     }
 
+    /// The processor ends; another takes up, with these rules and without what was on the disk.
+    fn restart(self, bundle: Arc<Bundle>) -> Self {
+        let Self { clock, bus, processor, .. } = self;
+        processor.stop().unwrap();
+        let mut house = Self::begin(clock, bus, MemoryStores::new(), bundle);
+        house.settle();
+        house
+    }
+
     /// HR says so, and everything that follows is done.
     fn hr(&mut self, worker: &str, sequence: u32, name: &str) {
-        let event = serde_json::json!({ "id": format!("{worker}-{sequence}"), "sequence": sequence, "worker": worker, "name": name });
-        let value = Some(event.to_string().into_bytes());
-        let key = Some(worker.as_bytes().to_vec());
-        let record = Outgoing { topic: "hr.workers".into(), partition: None, key, value, headers: Vec::new() };
+        self.says(worker, sequence, name, "active");
+    }
+
+    fn says(&mut self, worker: &str, sequence: u32, name: &str, status: &str) {
+        let event = serde_json::json!({
+            "id": format!("{worker}-{sequence}"), "sequence": sequence, "worker": worker, "name": name, "status": status,
+        });
+        let key = worker.as_bytes().to_vec();
+        self.put("hr.workers", key, Some(event.to_string().into_bytes()));
+        self.settle();
+    }
+
+    fn put(&self, topic: &str, key: Vec<u8>, value: Option<Vec<u8>>) {
+        let record =
+            Outgoing { topic: topic.to_owned(), partition: Some(0), key: Some(key), value, headers: Vec::new() };
         self.bus.append(vec![record]).unwrap();
+    }
+
+    /// An operator's wish, as the api writes it.
+    fn operate(&mut self, id: &str, action: Action) {
+        let at = self.clock.now();
+        let operation = Operation { id: id.to_owned(), tenant: "acme".into(), actor: "cli".to_owned(), at, action };
+        let topic = self.topics.operations();
+        let encoded = self.codec.encode(PublicFormat::Json, &topic, &operation).unwrap();
+        self.put(&topic, id.as_bytes().to_vec(), Some(encoded.value));
         self.settle();
     }
 
@@ -107,17 +148,30 @@ impl House {
         self.clock.set(self.clock.now().plus(time));
     }
 
-    fn read<T: Public>(&self, topic: &str) -> Vec<T> {
+    fn records(&self, topic: &str) -> Vec<Incoming> {
         let end = self.bus.ends(topic, 0).unwrap();
         let mut reader = self.bus.reader().unwrap();
         reader.seek(topic, 0, end.start).unwrap();
         let mut found = Vec::new();
         while reader.position(topic, 0).unwrap() < end.end {
-            for record in reader.poll(100, Duration::ZERO).unwrap() {
-                found.extend(record.value.map(|value| self.codec.decode(&value).unwrap()));
-            }
+            found.extend(reader.poll(100, Duration::ZERO).unwrap());
         }
         found
+    }
+
+    fn read<T: Public>(&self, topic: &str) -> Vec<T> {
+        let values = self.records(topic).into_iter().filter_map(|record| record.value);
+        values.map(|value| self.codec.decode(&value).unwrap()).collect()
+    }
+
+    /// What is on `source-dead-letters`: the reason and the detail of each.
+    fn dead_letters(&self) -> Vec<(String, String)> {
+        let header = |record: &Incoming, name: &str| {
+            let (_, value) = record.headers.iter().find(|(header, _)| header == name).unwrap();
+            String::from_utf8(value.clone()).unwrap()
+        };
+        let records = self.records(&self.topics.source_dead_letters());
+        records.iter().map(|r| (header(r, "lockstep_reason"), header(r, "lockstep_detail"))).collect()
     }
 
     /// Commands of the account with this login, by the name they set.
@@ -133,16 +187,19 @@ impl House {
         alerts.iter().filter(|alert| alert.kind == AlertKind::Quarantined).map(|alert| alert.state).collect()
     }
 
+    fn identity(&self, worker: &str) -> EntityKey {
+        let identity = IdentityId::of_anchor(&"acme".into(), &"hr".into(), &worker.into());
+        EntityKey::Identity { tenant: "acme".into(), identity }
+    }
+
+    fn row(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.stores.open("state", 0).unwrap().get(key).unwrap()
+    }
+
     /// The head of a person's identity, as it lies on the disk.
     fn head(&self, worker: &str) -> (Vec<u8>, Vec<u8>) {
-        let store = self.stores.open("state", 0).unwrap();
-        let commands = self.read::<Command>(&self.topics.commands(&"wiki".into()));
-        let own = commands
-            .iter()
-            .find(|command| command.desired.attributes.get("login").and_then(|login| login.as_text()) == Some(worker));
-        let identity = own.unwrap().identity.clone();
-        let key = key::row(&EntityKey::Identity { tenant: "acme".into(), identity }, key::HEAD);
-        let value = store.get(&key).unwrap().unwrap();
+        let key = key::row(&self.identity(worker), key::HEAD);
+        let value = self.row(&key).unwrap();
         (key, value)
     }
 
@@ -150,6 +207,10 @@ impl House {
         let mut store = self.stores.open("state", 0).unwrap();
         let position = store.position().unwrap().unwrap();
         store.apply(&[Write { key: key.to_vec(), value: Some(value.to_vec()), timer: None }], position).unwrap();
+    }
+
+    fn order(&self, worker: &str) -> (EntityKey, RoutingKey) {
+        (self.identity(worker), RoutingKey::of(&"acme".into(), worker))
     }
 
     fn listed(&self) -> Vec<String> {
@@ -211,4 +272,269 @@ fn an_entity_whose_state_is_unreadable_waits_alone_and_makes_up_for_all_of_it_in
     assert_eq!(house.quarantine_alerts(), [AlertState::Raised, AlertState::Resolved]);
     assert_eq!(house.metrics.quarantined_entities.get(), 0);
     assert_eq!(house.listed(), Vec::<String>::new());
+}
+
+const GARBAGE: &[u8] = b"\xffnot of any release";
+
+fn update(name: &str) -> (Op, String) {
+    (Op::Update, name.to_owned())
+}
+
+#[test]
+fn a_step_that_panics_costs_its_entity_and_nobody_else() {
+    let mut house = House::new();
+    house.hr("W1", 1, "Ada");
+    house.hr("W2", 1, "Bob");
+    let (key, good) = house.head("W1");
+    // The next question to the Guard can't be counted any more: the step ends in a panic.
+    let head = envelope::open::<IdentityHead>(&good).unwrap();
+    house.overwrite(&key, &envelope::seal(&IdentityHead { epoch: u64::MAX, ..head }));
+    house.says("W1", 2, "Ada", "left");
+    house.says("W2", 2, "Bob", "left");
+    assert_eq!(house.names("W1").len(), 1, "its removal waits");
+    assert_eq!(house.names("W2").last().unwrap().0, Op::Disable, "the others go on");
+    let listed = house.listed();
+    assert!(listed.len() == 1 && listed[0].ends_with("its step panicked; the log has the place"), "{listed:?}");
+
+    house.overwrite(&key, &good);
+    let (entity, routing_key) = house.order("W1");
+    house.operate("o-1", Action::QuarantineRetry { entity, routing_key });
+    assert_eq!(house.names("W1").last().unwrap().0, Op::Disable);
+    assert_eq!(house.quarantine_alerts(), [AlertState::Raised, AlertState::Resolved]);
+    let decisions = house.read::<Decision>(&house.topics.decisions());
+    let retried = decisions
+        .iter()
+        .any(|line| matches!(&line.kind, DecisionKind::QuarantineRetried { operation, .. } if operation == "o-1"));
+    assert!(retried, "the audit says who had it tried again");
+}
+
+#[test]
+fn a_waiting_message_that_cannot_be_read_holds_the_others_until_it_is_readable_or_skipped() {
+    let mut house = House::new();
+    house.hr("W1", 1, "Ada");
+    let (head, good) = house.head("W1");
+    house.overwrite(&head, GARBAGE);
+    for (sequence, name) in [(2, "Ada B."), (3, "Ada Byron"), (4, "Ada Lovelace")] {
+        house.hr("W1", sequence, name);
+    }
+    let second = key::row(&house.identity("W1"), "~w/0000000000000001");
+    house.overwrite(&second, GARBAGE);
+    house.overwrite(&head, &good);
+    let (entity, routing_key) = house.order("W1");
+    let retry = || Action::QuarantineRetry { entity: entity.clone(), routing_key: routing_key.clone() };
+    house.operate("o-1", retry());
+    let created = (Op::Create, "Ada".to_owned());
+    assert_eq!(house.names("W1"), [created.clone(), update("Ada B.")], "up to what can't be read");
+    house.hr("W1", 5, "Ada King");
+    assert_eq!(house.names("W1").len(), 2, "what comes waits behind it");
+    let listed = house.listed();
+    assert!(listed[0].contains("the message that waits can't be read: version 255"), "{listed:?}");
+    assert_eq!(house.quarantine_alerts(), [AlertState::Raised]);
+
+    let skip = |position| Action::QuarantineSkip { entity: entity.clone(), routing_key: routing_key.clone(), position };
+    house.operate("o-2", skip(0));
+    assert_eq!(
+        (house.names("W1").len(), house.dead_letters().len()),
+        (2, 0),
+        "that one is long gone: nothing is skipped"
+    );
+    house.operate("o-3", skip(1));
+    assert_eq!(house.names("W1"), [created, update("Ada B."), update("Ada Lovelace"), update("Ada King")]);
+    house.operate("o-3", skip(1));
+    let letters = house.dead_letters();
+    assert_eq!(letters.len(), 1, "once: {letters:?}");
+    assert!(letters[0].0 == "skipped" && letters[0].1.starts_with("identity acme/"), "{letters:?}");
+    assert_eq!(house.records(&house.topics.source_dead_letters())[0].value.as_deref(), Some(GARBAGE), "as it was");
+    assert_eq!(house.quarantine_alerts(), [AlertState::Raised, AlertState::Resolved]);
+}
+
+#[test]
+fn what_an_entity_sends_once_it_is_mended_is_not_overtaken_by_what_it_sends_after() {
+    let mut house = House::new();
+    house.hr("W1", 1, "Ada");
+    let route = RoutingKey::of(&"acme".into(), "W1");
+    let record =
+        EntityKey::Record { tenant: "acme".into(), source: "hr".into(), record: "W1".into(), route: route.clone() };
+    let head = key::row(&record, key::HEAD);
+    let good = house.row(&head).unwrap();
+    house.overwrite(&head, GARBAGE);
+    house.hr("W1", 2, "Ada B.");
+    house.hr("W1", 3, "Ada Byron");
+    house.overwrite(&head, &good);
+
+    // In one batch: it is tried again, and then HR says something new.
+    let to = Address { routing_key: route.clone(), entity: record.clone() };
+    let action = Action::QuarantineRetry { entity: record, routing_key: route.clone() };
+    let at = house.clock.now();
+    let operation = Operation { id: "o".into(), tenant: "acme".into(), actor: "cli".into(), at, action };
+    let event = SourceEvent {
+        tenant: "acme".into(),
+        source: "hr".into(),
+        record: "W1".into(),
+        routing_key: route,
+        id: EventId::new("W1-4"),
+        order: Some(4),
+        time: at,
+        change: RecordChange::Replace(
+            [("number", "W1"), ("name", "Ada Lovelace"), ("status", "active")].map(|(n, v)| (n, Value::from(v))).into(),
+        ),
+        origin: Origin { topic: "hr.workers".into(), partition: 0, offset: 3 },
+        traceparent: None,
+    };
+    for body in [Body::Operation(operation), Body::Source(event)] {
+        let message = Message { to: to.clone(), body, cause: Cause::own("test".to_owned(), at) };
+        house.put(&house.topics.inbox(), b"x".to_vec(), Some(envelope::seal(&InboxRecord::Message(message))));
+    }
+    house.settle();
+    assert_eq!(
+        house.names("W1"),
+        [(Op::Create, "Ada".to_owned()), update("Ada B."), update("Ada Byron"), update("Ada Lovelace")],
+        "each in its order"
+    );
+}
+
+#[test]
+fn more_than_a_turn_takes_is_made_up_for_in_order_while_more_comes() {
+    let mut house = House::new();
+    house.hr("W1", 1, "Ada");
+    let (head, good) = house.head("W1");
+    house.overwrite(&head, GARBAGE);
+    for sequence in 2..=250 {
+        house.hr("W1", sequence, &format!("Ada {sequence}"));
+    }
+    house.overwrite(&head, &good);
+    let (entity, routing_key) = house.order("W1");
+    house.operate("o", Action::QuarantineRetry { entity, routing_key });
+    house.hr("W1", 251, "Ada 251");
+    let expected: Vec<_> = (2..=251).map(|sequence| update(&format!("Ada {sequence}"))).collect();
+    assert_eq!(house.names("W1")[1..], expected);
+    assert_eq!(house.metrics.quarantined_entities.get(), 0);
+}
+
+#[test]
+fn a_quarantine_row_that_cannot_be_read_loses_nothing_of_what_waits() {
+    let mut house = House::new();
+    house.hr("W1", 1, "Ada");
+    let (head, good) = house.head("W1");
+    house.overwrite(&head, GARBAGE);
+    house.hr("W1", 2, "Ada B.");
+    house.hr("W1", 3, "Ada Byron");
+    house.overwrite(&key::row(&house.identity("W1"), key::QUARANTINE), GARBAGE);
+    house.hr("W1", 4, "Ada Lovelace");
+    assert_eq!(house.dead_letters(), [], "it waits like the others");
+    assert_eq!(house.listed().len(), 1);
+    house.overwrite(&head, &good);
+    house.wait(Duration::from_secs(301));
+    house.settle();
+    assert_eq!(house.names("W1")[1..], [update("Ada B."), update("Ada Byron"), update("Ada Lovelace")]);
+}
+
+#[test]
+fn a_timer_that_finds_its_identity_unreadable_waits_and_is_answered_to_the_right_address() {
+    let mut house = House::new();
+    house.hr("W1", 1, "Ada");
+    let (head, good) = house.head("W1");
+    // As if a deadline were due: whatever its name, the head is asked for the routing key first.
+    let timer = key::row(&house.identity("W1"), "~t/lifecycle");
+    let mut store = house.stores.open("state", 0).unwrap();
+    let position = store.position().unwrap().unwrap();
+    let due = house.clock.now();
+    let write = |key: &[u8], value: &[u8], timer| Write { key: key.to_vec(), value: Some(value.to_vec()), timer };
+    store.apply(&[write(&timer, &due.0.to_be_bytes(), Some(due)), write(&head, GARBAGE, None)], position).unwrap();
+    house.settle();
+    assert_eq!(house.listed().len(), 1);
+    house.overwrite(&head, &good);
+    house.says("W1", 2, "Ada", "left");
+    house.wait(Duration::from_secs(301));
+    house.settle();
+    assert_eq!(house.names("W1").last().unwrap().0, Op::Disable, "the Guard's answer found it");
+    assert_eq!(house.listed(), Vec::<String>::new());
+}
+
+#[test]
+fn a_sweep_sets_aside_whom_it_cannot_read_and_brings_the_others_up_to_the_rules() {
+    let mut house = House::new();
+    house.hr("W1", 1, "Ada");
+    house.hr("W2", 1, "Bob");
+    let (head, _) = house.head("W1");
+    house.put(&house.topics.state(), head, Some(GARBAGE.to_vec()));
+    let target = FILES[2].1.replace("name: name } }", "name: \"name + '!'\" } }");
+    let house = house.restart(bundle(&[FILES[0], FILES[1], (FILES[2].0, &target)]));
+    assert_eq!(house.names("W2").last(), Some(&update("Bob!")));
+    assert_eq!(house.names("W1").len(), 1);
+    assert_eq!(house.listed().len(), 1, "nobody is passed over in silence");
+}
+
+#[test]
+fn records_in_the_inbox_that_nobody_can_take_stop_nothing() {
+    let mut house = House::new();
+    house.hr("W1", 1, "Ada");
+    let inbox = house.topics.inbox();
+    let poison = |house: &House, record: &InboxRecord| house.put(&inbox, b"x".to_vec(), Some(envelope::seal(record)));
+    poison(&house, &InboxRecord::Switch { bundle: BundleHash::new("no such rules") });
+    let long = EntityKey::Guard { tenant: "a".repeat(70_000).as_str().into() };
+    let to = Address { routing_key: "x".into(), entity: long };
+    let cause = Cause::own("test".to_owned(), house.clock.now());
+    poison(&house, &InboxRecord::Message(Message { to, body: Body::Reevaluate, cause }));
+    house.put(&inbox, b"x".to_vec(), Some(GARBAGE.to_vec()));
+    house.hr("W1", 2, "Ada B.");
+    assert_eq!(house.names("W1").last(), Some(&update("Ada B.")));
+    let reasons: Vec<String> = house.dead_letters().into_iter().map(|(reason, _)| reason).collect();
+    assert_eq!(reasons, ["unreadable", "unreadable"]);
+    assert_eq!(house.metrics.partitions_behind_rules.get(), 1, "it decides by the rules it had, and says so");
+
+    // A process that knows no better goes on so; the next switch mends it.
+    let house = house.restart(bundle(&FILES));
+    assert_eq!(house.metrics.partitions_behind_rules.get(), 1);
+    let target = FILES[2].1.replace("name: name } }", "name: \"name + '!'\" } }");
+    let house = house.restart(bundle(&[FILES[0], FILES[1], (FILES[2].0, &target)]));
+    assert_eq!(house.names("W1").last(), Some(&update("Ada B.!")));
+    assert_eq!(house.metrics.partitions_behind_rules.get(), 0);
+}
+
+#[test]
+fn rules_that_are_changed_and_changed_back_within_one_batch_are_those_that_were_named_last() {
+    let mut house = House::new();
+    house.hr("W1", 1, "Ada");
+    let target = FILES[2].1.replace("name: name } }", "name: \"name + '!'\" } }");
+    let (own, other) = (bundle(&FILES), bundle(&[FILES[0], FILES[1], (FILES[2].0, &target)]));
+    for rules in [&other, &own] {
+        let store = BundleStore::new(Arc::clone(&house.bus), house.topics.clone(), Arc::clone(rules));
+        assert!(store.announce(rules, PARTITIONS).unwrap());
+    }
+    house.settle();
+    assert_eq!(house.row(&key::meta("bundle")).as_deref(), Some(own.hash().as_str().as_bytes()));
+    house.hr("W1", 2, "Ada B.");
+    assert_eq!(house.names("W1").last(), Some(&update("Ada B.")));
+}
+
+/// Each row of the state in turn, damaged in three ways, on the topic itself: the processor restores, steps, fires, and goes on.
+#[test]
+fn whatever_row_is_damaged_a_restart_goes_well_and_the_others_are_served() {
+    let story = || {
+        let mut house = House::new();
+        house.hr("W1", 1, "Ada");
+        house.hr("W2", 1, "Bob");
+        house.says("W1", 2, "Ada", "left");
+        let (head, _) = house.head("W2");
+        house.overwrite(&head, GARBAGE);
+        house.hr("W2", 2, "Bob B.");
+        house
+    };
+    let rows = story().stores.open("state", 0).unwrap().scan(b"", b"", 1000).unwrap();
+    assert!(rows.len() > 10, "records, index, identities, accounts, a guard, a quarantine, timers: {}", rows.len());
+    for (key, good) in rows {
+        for bad in [&[][..], GARBAGE, &good[..good.len() / 2]] {
+            let house = story();
+            house.put(&house.topics.state(), key.clone(), Some(bad.to_vec()));
+            let mut house = house.restart(bundle(&FILES));
+            house.wait(Duration::from_secs(3600));
+            house.hr("W1", 3, "Ada Byron");
+            house.hr("W2", 3, "Bob C.");
+            house.hr("W3", 1, "Cid");
+            house.wait(Duration::from_secs(3600));
+            house.settle();
+            assert_eq!(house.names("W3"), [(Op::Create, "Cid".to_owned())], "after damage to {key:?}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 mod accounts;
 mod keycloak;
 mod load;
+mod quarantine;
 mod rig;
 mod whole_path;
 mod world;

@@ -98,6 +98,7 @@ fn bad() -> Vec<(&'static str, Vec<u8>)> {
         ("unknown type", event("acme", "promoted", r#"{"id":"w-1","number":"1"}"#)),
         ("wrong type", event("acme", "hired", r#"{"id":"w-1","number":"1","age":"secret-age"}"#)),
         ("missing required", event("acme", "hired", r#"{"id":"w-1","firstName":"Ada"}"#)),
+        ("empty required", event("acme", "hired", r#"{"id":"w-1","number":" ","firstName":"Ada"}"#)),
         ("unknown tenant", event("secret-corp", "hired", r#"{"id":"w-1","number":"1"}"#)),
         ("no tenant", text(r#"{"id":"bad","type":"hired","worker":{"id":"w-1","number":"1"}}"#)),
     ]

@@ -54,6 +54,15 @@ fn config(expected: &str) -> Here {
 }
 
 #[test]
+fn a_process_in_a_folder_without_config() {
+    let all: Vec<String> = [&["processor"][..], &["worker", "--target", "x"], &["serve"], &["topics", "plan"]]
+        .into_iter()
+        .map(|args| Here::new().run(args))
+        .collect();
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
 fn no_config_folder() {
     insta::assert_snapshot!(Here::new().run(&["rules", "check", "--config", "nowhere"]));
 }

@@ -92,13 +92,13 @@ fn other_events_and_another_config_are_played_where_they_are_named() {
     let names = |data: &str| {
         rows(&here.path().join(data).join("directory.db"), "SELECT user_name FROM accounts ORDER BY user_name")
     };
-    assert_eq!(names("elsewhere"), ["ada.byron001"]);
+    assert_eq!(names("elsewhere"), ["ada.byron20001"]);
 
     // What was added to the file is played, and nothing else.
     here.file("events/hr.jsonl", &format!("{}{}", hired("e-1", "20001"), hired("e-2", "20002")));
     let shown = here.run(&dev("mine", &["--events", "events", "--data", "elsewhere"]));
     assert!(shown.contains("played 1 events of hr from events/hr.jsonl; 1 were played before"), "{shown}");
-    assert_eq!(names("elsewhere"), ["ada.byron001", "ada.byron002"]);
+    assert_eq!(names("elsewhere"), ["ada.byron20001", "ada.byron20002"]);
 
     // A file that is named after no source is a mistake, and nothing was played.
     here.file("wrong/hrr.jsonl", &hired("e-3", "20003"));

@@ -2,6 +2,7 @@
 
 mod board;
 mod play;
+mod sample;
 
 use super::host::{Host, HostParts};
 use super::loops::{self, Parts};
@@ -11,13 +12,15 @@ use crate::config::BusRules;
 use anyhow::Context;
 use board::Board;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The config of the first command of the README.
 const QUICKSTART: &str = "examples/quickstart";
+/// The event in the data folder that `dev` invites people to send.
+const SAMPLE: &str = "my-event.json";
 /// Nothing committed for that long, with every event played and every command tried, and `--once` is done. On Kafka a
 /// rebalance or a retried transaction may take a while between two commits.
 const QUIET_EMBEDDED: Duration = Duration::from_millis(500);
@@ -40,7 +43,7 @@ pub struct Args {
 pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     let dir = common.config.clone().unwrap_or_else(|| PathBuf::from(QUICKSTART));
     let config = runtime::load_config(&dir)?;
-    runtime::start_logs(Some(&config.installation))?;
+    runtime::begin_logs(config.installation.log, Some(runtime::BESIDE_A_BOARD))?;
     let quiet = match config.installation.bus {
         BusRules::Embedded => QUIET_EMBEDDED,
         BusRules::Kafka(_) => QUIET_KAFKA,
@@ -83,7 +86,7 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
         }
         cancel.cancel();
     } else {
-        out::line(invitation(&host.url, &common.data, &parts, &files))?;
+        out::line(invitation(&host.url, &common.data, &parts, &files)?)?;
         tokio.block_on(cancel.cancelled());
     }
     let ended = loops::join(running);
@@ -94,26 +97,40 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     Ok(Exit::Done.into())
 }
 
-/// How to send it an event, by the command line and by HTTP, with one that was played as the model.
-fn invitation(url: &str, data: &std::path::Path, parts: &Parts, played: &[play::EventFile]) -> String {
+/// How to send it an event, by the command line and by HTTP: one of somebody new lies ready where there is a model for it.
+fn invitation(url: &str, data: &Path, parts: &Parts, played: &[play::EventFile]) -> anyhow::Result<String> {
     let bundle = &parts.bundle;
     let rules = match played.first() {
         Some(file) => bundle.source(&file.source),
         None => bundle.sources().first(),
     };
     let rules = rules.expect("a bundle has a source, and files are played for sources only");
-    let (source, id, data) = (&rules.name, &rules.event.id, data.display());
+    let (source, id) = (&rules.name, &rules.event.id);
     let order = rules.event.order.as_ref().map(|path| format!(" and a later `{path}`")).unwrap_or_default();
-    let model =
-        played.first().map(|file| format!("  head -n 1 {} > my-event.json\n", file.path.display())).unwrap_or_default();
-    format!(
-        "\nready for an event of your own: give it another `{id}`{order}, change what you like, and send it in one of two ways\n{model}  \
-         lockstep publish {source} --data {data} < my-event.json\n  \
-         curl -H \"Authorization: Bearer $(cat {data}/token)\" --data-binary @my-event.json {url}/v1/events/{source}\nctrl-c ends it\n"
-    )
+    let file = data.join(SAMPLE);
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let event = played.first().and_then(|played| sample::somebody_new(bundle, rules, played, since_1970.as_secs()));
+    let begin = match event {
+        Some(event) => {
+            std::fs::write(&file, event).with_context(|| format!("writing {}", file.display()))?;
+            format!(
+                "ready for an event of your own: {} is one, of somebody new. send it in one of two ways",
+                file.display()
+            )
+        }
+        None => {
+            format!("ready for an event of your own: write one to {} and send it in one of two ways", file.display())
+        }
+    };
+    let (file, data) = (file.display(), data.display());
+    Ok(format!(
+        "\n{begin}\n  lockstep publish {source} --data {data} < {file}\n  curl -H \"Authorization: Bearer $(cat \
+         {data}/token)\" --data-binary @{file} {url}/v1/events/{source}\nthen change what you like in it, with another \
+         `{id}`{order}\nctrl-c ends it\n"
+    ))
 }
 
-fn introduce(url: &str, token: &std::path::Path, parts: &Parts, dir: &std::path::Path) -> anyhow::Result<()> {
+fn introduce(url: &str, token: &Path, parts: &Parts, dir: &Path) -> anyhow::Result<()> {
     let targets: Vec<&str> = parts.bundle.targets().iter().map(|target| target.name.as_str()).collect();
     out::line(format!("config       {}", dir.display()))?;
     out::line(format!("targets      {}", targets.join(", ")))?;

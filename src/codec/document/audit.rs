@@ -2,8 +2,8 @@
 
 use super::{DocumentError, Text, count, named, needed, text, whole};
 use crate::model::{
-    AccountId, Action, Alert, AlertKind, AlertState, Decision, DecisionKind, EventId, Generation, IdentityId,
-    Operation, RoutingKey, TargetName, TenantId, Timestamp,
+    AccountId, Action, Alert, AlertKind, AlertState, Decision, DecisionKind, EntityKey, EventId, Generation,
+    IdentityId, Operation, RoutingKey, TargetName, TenantId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -75,6 +75,8 @@ pub fn kind_name(kind: &DecisionKind) -> &'static str {
         DecisionKind::Dropped { .. } => "dropped",
         DecisionKind::RuleFailed { .. } => "rule_failed",
         DecisionKind::Quarantined { .. } => "quarantined",
+        DecisionKind::QuarantineRetried { .. } => "quarantine_retried",
+        DecisionKind::QuarantineSkipped { .. } => "quarantine_skipped",
         DecisionKind::BundleSwitched { .. } => "bundle_switched",
     }
 }
@@ -123,6 +125,10 @@ impl<'a> DecisionDocument<'a> {
             }
             DecisionKind::Quarantined { entity, reason } => {
                 (self.entity, self.reason) = (Some(text(entity)), Some(text(reason)));
+            }
+            DecisionKind::QuarantineRetried { entity, operation }
+            | DecisionKind::QuarantineSkipped { entity, operation } => {
+                (self.entity, self.operation) = (Some(text(entity)), Some(text(operation)));
             }
             DecisionKind::BundleSwitched { hash } => self.hash = Some(text(hash)),
             DecisionKind::IdentityMinted
@@ -186,6 +192,14 @@ impl<'a> DecisionDocument<'a> {
             "quarantined" => DecisionKind::Quarantined {
                 entity: take(&mut self.entity, "entity")?,
                 reason: take(&mut self.reason, "reason")?,
+            },
+            "quarantine_retried" => DecisionKind::QuarantineRetried {
+                entity: take(&mut self.entity, "entity")?,
+                operation: take(&mut self.operation, "operation")?,
+            },
+            "quarantine_skipped" => DecisionKind::QuarantineSkipped {
+                entity: take(&mut self.entity, "entity")?,
+                operation: take(&mut self.operation, "operation")?,
             },
             "bundle_switched" => DecisionKind::BundleSwitched { hash: take(&mut self.hash, "hash")? },
             _ => return Err(DocumentError::Unknown { field: "kind" }),
@@ -300,6 +314,10 @@ pub struct OperationDocument<'a> {
     identity: Option<Text<'a>>,
     #[serde(default)]
     routing_key: Option<Text<'a>>,
+    #[serde(default)]
+    entity: Option<Text<'a>>,
+    #[serde(default)]
+    position: Option<i64>,
 }
 
 pub fn action_name(action: &Action) -> &'static str {
@@ -308,6 +326,8 @@ pub fn action_name(action: &Action) -> &'static str {
         Action::GuardReject { .. } => "guard_reject",
         Action::Redrive { .. } => "redrive",
         Action::Drop { .. } => "drop",
+        Action::QuarantineRetry { .. } => "quarantine_retry",
+        Action::QuarantineSkip { .. } => "quarantine_skip",
     }
 }
 
@@ -316,6 +336,7 @@ pub fn action_account(action: &Action) -> Option<&AccountId> {
     match action {
         Action::GuardRelease { account, .. } | Action::GuardReject { account, .. } => account.as_ref(),
         Action::Redrive { account, .. } | Action::Drop { account, .. } => Some(account),
+        Action::QuarantineRetry { .. } | Action::QuarantineSkip { .. } => None,
     }
 }
 
@@ -325,6 +346,14 @@ impl<'a> From<&'a Operation> for OperationDocument<'a> {
             Action::GuardRelease { target, .. } | Action::GuardReject { target, .. } => (target.as_ref(), None, None),
             Action::Redrive { target, identity, routing_key, .. }
             | Action::Drop { target, identity, routing_key, .. } => (Some(target), Some(identity), Some(routing_key)),
+            Action::QuarantineRetry { routing_key, .. } | Action::QuarantineSkip { routing_key, .. } => {
+                (None, None, Some(routing_key))
+            }
+        };
+        let (entity, position) = match &operation.action {
+            Action::QuarantineRetry { entity, .. } => (Some(entity), None),
+            Action::QuarantineSkip { entity, position, .. } => (Some(entity), Some(*position)),
+            _ => (None, None),
         };
         Self {
             id: text(&operation.id),
@@ -336,6 +365,8 @@ impl<'a> From<&'a Operation> for OperationDocument<'a> {
             account: action_account(&operation.action).map(|id| text(&id.0)),
             identity: identity.map(|id| text(&id.0)),
             routing_key: routing_key.map(|key| text(&key.0)),
+            entity: entity.map(|entity| Cow::Owned(entity.path())),
+            position: position.map(whole),
         }
     }
 }
@@ -348,6 +379,10 @@ impl TryFrom<OperationDocument<'_>> for Operation {
         let account = document.account.map(AccountId::new);
         let identity = document.identity.map(IdentityId::new);
         let routing_key = document.routing_key.map(RoutingKey::new);
+        let entity = |path: Option<Text<'_>>| {
+            let path = needed(path, "entity")?;
+            EntityKey::from_path(&path).ok_or(DocumentError::Unknown { field: "entity" })
+        };
         let action = match &*document.r#do {
             "guard_release" => Action::GuardRelease { target, account },
             "guard_reject" => Action::GuardReject { target, account },
@@ -362,6 +397,15 @@ impl TryFrom<OperationDocument<'_>> for Operation {
                 account: needed(account, "account")?,
                 identity: needed(identity, "identity")?,
                 routing_key: needed(routing_key, "routing_key")?,
+            },
+            "quarantine_retry" => Action::QuarantineRetry {
+                entity: entity(document.entity)?,
+                routing_key: needed(routing_key, "routing_key")?,
+            },
+            "quarantine_skip" => Action::QuarantineSkip {
+                entity: entity(document.entity)?,
+                routing_key: needed(routing_key, "routing_key")?,
+                position: count(needed(document.position, "position")?, "position")?,
             },
             _ => return Err(DocumentError::Unknown { field: "do" }),
         };

@@ -291,6 +291,8 @@ fn kinds() -> impl Strategy<Value = DecisionKind> {
         classes().prop_map(|error| DecisionKind::DeadLettered { error }),
         two().prop_map(|(rule, reason)| DecisionKind::RuleFailed { rule, reason }),
         two().prop_map(|(entity, reason)| DecisionKind::Quarantined { entity, reason }),
+        two().prop_map(|(entity, operation)| DecisionKind::QuarantineRetried { entity, operation }),
+        two().prop_map(|(entity, operation)| DecisionKind::QuarantineSkipped { entity, operation }),
         words().prop_map(|hash| DecisionKind::BundleSwitched { hash }),
     ]
 }
@@ -327,7 +329,8 @@ prop_compose! {
 
 prop_compose! {
     fn operations()(
-        (id, actor, at, which) in (words(), words(), times(), 0..4),
+        (id, actor, at, which) in (words(), words(), times(), 0..6),
+        (part, position) in (words(), 0..i64::MAX as u64),
         (target, account, identity, routing_key) in (words(), words(), words(), words()),
         (some_target, some_account) in (any::<bool>(), any::<bool>()),
     ) -> Operation {
@@ -337,7 +340,21 @@ prop_compose! {
             0 => Action::GuardRelease { target: some_target.then_some(target), account: some_account.then_some(account) },
             1 => Action::GuardReject { target: some_target.then_some(target), account: some_account.then_some(account) },
             2 => Action::Redrive { target, account, identity, routing_key },
-            _ => Action::Drop { target, account, identity, routing_key },
+            3 => Action::Drop { target, account, identity, routing_key },
+            4 => Action::QuarantineRetry {
+                entity: EntityKey::Index { tenant: "acme".into(), attribute: "mail".into(), value: part },
+                routing_key,
+            },
+            _ => Action::QuarantineSkip {
+                entity: EntityKey::Record {
+                    tenant: "acme".into(),
+                    source: "hr".into(),
+                    record: RecordId::new(part),
+                    route: routing_key.clone(),
+                },
+                routing_key,
+                position,
+            },
         };
         Operation { id, tenant: "acme".into(), actor, at, action }
     }

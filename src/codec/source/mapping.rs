@@ -111,9 +111,14 @@ pub(super) fn attributes(rules: &SourceRules, document: &Json) -> Result<Attribu
             }
             None => {}
         }
-        let has_value = attributes.get(name).is_some_and(|value| *value != Value::Null);
-        if rule.required && !has_value {
-            let detail = format!("field {}: attribute {name} is required and is not there", rule.path);
+        let missing = match attributes.get(name) {
+            None | Some(Value::Null) => Some("is not there"),
+            // What systems write when they have no value.
+            Some(Value::Text(text)) if text.trim().is_empty() => Some("is empty"),
+            Some(_) => None,
+        };
+        if let Some(missing) = missing.filter(|_| rule.required) {
+            let detail = format!("field {}: attribute {name} is required and {missing}", rule.path);
             return Err(Rejection::new(Reason::MissingRequired, detail));
         }
     }

@@ -189,7 +189,7 @@ fn bad_input_is_rejected_with_the_field_and_never_its_value() {
         ),
         (
             with("/worker/number", "".into()),
-            "no_route: attribute employeeNumber, which routes this source's records, is empty",
+            "missing_required: field worker.number: attribute employeeNumber is required and is empty",
         ),
     ];
     for (bytes, expected) in cases {

@@ -38,7 +38,7 @@ fn an_account_has_what_the_rules_give_and_is_emptied_of_what_they_give_no_more()
     let merged = person(&[("department", "Sales"), ("workerType", "employee"), ("preferredName", "")]);
     let wanted = directory.wants("person", &merged).unwrap().unwrap();
     assert!(wanted.active);
-    assert_eq!(wanted.attributes.get("userName"), Some(&"ada.byron001".into()));
+    assert_eq!(wanted.attributes.get("userName"), Some(&"ada.byron10001".into()));
     assert_eq!(wanted.attributes.get("mobile"), Some(&Value::Null));
     assert_eq!(wanted.entitlements.universe, Universe::Additive);
     let groups: Vec<_> = wanted.entitlements.groups.iter().map(String::as_str).collect();
