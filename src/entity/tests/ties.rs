@@ -103,7 +103,10 @@ fn told(tied: &[(String, RecordChange)]) -> (bool, Attributes, Option<Phase>) {
     outcome(&town)
 }
 
-fn orders() -> impl Strategy<Value = (Vec<(String, RecordChange)>, Vec<(String, RecordChange)>)> {
+/// Changes of one order with their ids, as they arrive.
+type Arrival = Vec<(String, RecordChange)>;
+
+fn arrivals() -> impl Strategy<Value = (Arrival, Arrival)> {
     any::<bool>().prop_flat_map(|partial| prop::collection::vec(changes(partial), 2..6)).prop_flat_map(|changes| {
         let tied: Vec<_> = changes.into_iter().enumerate().map(|(n, of)| (format!("e{}", n * 7), of)).collect();
         (Just(tied.clone()), Just(tied).prop_shuffle())
@@ -112,7 +115,7 @@ fn orders() -> impl Strategy<Value = (Vec<(String, RecordChange)>, Vec<(String, 
 
 proptest! {
     #[test]
-    fn in_whatever_order_tied_events_arrive_the_record_and_its_person_end_up_the_same((one, other) in orders()) {
+    fn in_whatever_order_tied_events_arrive_the_record_and_its_person_end_up_the_same((one, other) in arrivals()) {
         prop_assert_eq!(told(&one), told(&other));
         // And again: what comes twice changes nothing.
         let twice: Vec<_> = one.iter().chain(&other).cloned().collect();
