@@ -27,11 +27,11 @@ const FILES: [(&str, &str); 3] = [
     (
         "sources/hr.yaml",
         "source: hr\ntopic: hr.workers\ntenant: acme\nformat: json\nevent: { id: id, order: sequence }\n\
-         record: { id: worker }\nattributes: { number: worker, name: name, status: status }\n",
+         record: { id: worker }\nattributes: { number: worker, name: name, status: status, end: { path: end, type: date } }\n",
     ),
     (
         "identity.yaml",
-        "kinds:\n  person:\n    anchor: hr\n    correlate: [number]\n    attributes: { number: [hr.number], name: [hr.name], status: [hr.status] }\n    lifecycle: { active: \"status == 'active'\" }\n",
+        "kinds:\n  person:\n    anchor: hr\n    correlate: [number]\n    attributes: { number: [hr.number], name: [hr.name], status: [hr.status], end: [hr.end] }\n    lifecycle: { active: \"status == 'active'\", end: end }\n",
     ),
     (
         "targets/wiki.yaml",
@@ -49,6 +49,7 @@ struct House {
     codec: Arc<PublicCodec>,
     metrics: Arc<Metrics>,
     processor: Processor,
+    partitions: u32,
 }
 
 fn bundle(files: &[(&str, &str)]) -> Arc<Bundle> {
@@ -59,25 +60,36 @@ fn bundle(files: &[(&str, &str)]) -> Arc<Bundle> {
 
 impl House {
     fn new() -> Self {
+        Self::of(PARTITIONS)
+    }
+
+    /// With so many inbox partitions; whoever is looked at more closely has to lie in the first.
+    fn of(partitions: u32) -> Self {
         let clock = VirtualClock::at(Timestamp(1_700_000_000_000));
         let now: Now = Arc::new(clock.clone());
         let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(now));
         let topics = TopicNames::new("lockstep.");
-        let wishes = Wishes { inbox_partitions: PARTITIONS, command_partitions: 1, ..Wishes::default() };
+        let wishes = Wishes { inbox_partitions: partitions, command_partitions: 1, ..Wishes::default() };
         let mut specs = topics::specs(&topics, &["wiki".into()], &wishes);
         specs.push(topics::source("hr.workers", 1));
         bus.create(&specs).unwrap();
-        Self::begin(clock, bus, MemoryStores::new(), bundle(&FILES))
+        Self::begin(clock, bus, MemoryStores::new(), bundle(&FILES), partitions)
     }
 
-    fn begin(clock: VirtualClock, bus: Arc<dyn Bus>, stores: MemoryStores, bundle: Arc<Bundle>) -> Self {
+    fn begin(
+        clock: VirtualClock,
+        bus: Arc<dyn Bus>,
+        stores: MemoryStores,
+        bundle: Arc<Bundle>,
+        partitions: u32,
+    ) -> Self {
         let topics = TopicNames::new("lockstep.");
         let (codec, metrics) = (Arc::new(PublicCodec::new(None)), Arc::new(Metrics::new()));
         let settings = ProcessorSettings {
             topics: topics.clone(),
             group: "processor".to_owned(),
             instance: "0".to_owned(),
-            inbox_partitions: PARTITIONS,
+            inbox_partitions: partitions,
             dead_letter_bytes: 1 << 20,
             record_bytes: 1 << 20,
         };
@@ -93,14 +105,14 @@ impl House {
             Arc::new(clock.clone()),
         )
         .unwrap();
-        Self { clock, bus, stores, topics, codec, metrics, processor }
+        Self { clock, bus, stores, topics, codec, metrics, processor, partitions }
     }
 
     /// The processor ends; another takes up, with these rules and without what was on the disk.
     fn restart(self, bundle: Arc<Bundle>) -> Self {
-        let Self { clock, bus, processor, .. } = self;
+        let Self { clock, bus, processor, partitions, .. } = self;
         processor.stop().unwrap();
-        let mut house = Self::begin(clock, bus, MemoryStores::new(), bundle);
+        let mut house = Self::begin(clock, bus, MemoryStores::new(), bundle, partitions);
         house.settle();
         house
     }
@@ -111,9 +123,18 @@ impl House {
     }
 
     fn says(&mut self, worker: &str, sequence: u32, name: &str, status: &str) {
-        let event = serde_json::json!({
-            "id": format!("{worker}-{sequence}"), "sequence": sequence, "worker": worker, "name": name, "status": status,
-        });
+        self.event(worker, sequence, serde_json::json!({ "name": name, "status": status }));
+    }
+
+    /// Somebody whose contract ends on a day.
+    fn ends(&mut self, worker: &str, sequence: u32, end: &str) {
+        self.event(worker, sequence, serde_json::json!({ "name": "Ada", "status": "active", "end": end }));
+    }
+
+    fn event(&mut self, worker: &str, sequence: u32, mut event: serde_json::Value) {
+        event["id"] = format!("{worker}-{sequence}").into();
+        event["sequence"] = sequence.into();
+        event["worker"] = worker.into();
         let key = worker.as_bytes().to_vec();
         self.put("hr.workers", key, Some(event.to_string().into_bytes()));
         self.settle();
@@ -430,25 +451,46 @@ fn a_quarantine_row_that_cannot_be_read_loses_nothing_of_what_waits() {
 }
 
 #[test]
-fn a_timer_that_finds_its_identity_unreadable_waits_and_is_answered_to_the_right_address() {
-    let mut house = House::new();
-    house.hr("W1", 1, "Ada");
-    let (head, good) = house.head("W1");
-    // As if a deadline were due: whatever its name, the head is asked for the routing key first.
-    let timer = key::row(&house.identity("W1"), "~t/lifecycle");
-    let mut store = house.stores.open("state", 0).unwrap();
-    let position = store.position().unwrap().unwrap();
-    let due = house.clock.now();
-    let write = |key: &[u8], value: &[u8], timer| Write { key: key.to_vec(), value: Some(value.to_vec()), timer };
-    store.apply(&[write(&timer, &due.0.to_be_bytes(), Some(due)), write(&head, GARBAGE, None)], position).unwrap();
+fn a_timer_that_finds_its_identity_unreadable_waits_and_what_it_asks_is_answered_to_the_right_address() {
+    // Of several partitions the first is not where an empty key would lead.
+    let partitions = (2..).find(|count| RoutingKey::new("").partition(*count).0 != 0).unwrap();
+    let route = |worker: &str| RoutingKey::of(&"acme".into(), worker);
+    let worker = (1..).map(|n| format!("W{n}")).find(|worker| route(worker).partition(partitions).0 == 0).unwrap();
+    let mut house = House::of(partitions);
+    let date = |days: u64| house.clock.now().plus(Duration::from_secs(days * 86_400)).to_string()[..10].to_owned();
+    let last = date(2);
+    house.ends(&worker, 1, &last);
+    assert_eq!(house.names(&worker).len(), 1);
+    let (head, good) = house.head(&worker);
+    house.overwrite(&head, GARBAGE);
+    // The last day is over, and nobody can say whose day it was.
+    house.wait(Duration::from_secs(4 * 86_400));
     house.settle();
-    assert_eq!(house.listed().len(), 1);
+    assert_eq!((house.names(&worker).len(), house.listed().len()), (1, 1));
     house.overwrite(&head, &good);
-    house.says("W1", 2, "Ada", "left");
     house.wait(Duration::from_secs(301));
     house.settle();
-    assert_eq!(house.names("W1").last().unwrap().0, Op::Disable, "the Guard's answer found it");
+    assert_eq!(house.names(&worker).last().unwrap().0, Op::Disable, "the Guard's answer found it");
     assert_eq!(house.listed(), Vec::<String>::new());
+}
+
+#[test]
+fn a_deadline_whose_timer_cannot_be_read_is_kept_all_the_same() {
+    let mut house = House::new();
+    house.hr("W1", 1, "Ada");
+    house.says("W1", 2, "Ada", "left");
+    let timer = key::row(&house.identity("W1"), "~t/deadline/wiki");
+    assert!(house.row(&timer).is_some(), "its clock runs");
+    house.put(&house.topics.state(), timer, Some(GARBAGE.to_vec()));
+    let mut house = house.restart(bundle(&FILES));
+    let overdue = |house: &House| {
+        let alerts = house.read::<Alert>(&house.topics.alerts());
+        alerts.iter().filter(|alert| alert.kind == AlertKind::DeprovisionOverdue).count()
+    };
+    assert_eq!(overdue(&house), 0, "not before its time");
+    house.wait(Duration::from_secs(3600));
+    house.settle();
+    assert_eq!(overdue(&house), 1);
 }
 
 #[test]
