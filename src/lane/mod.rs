@@ -243,18 +243,20 @@ impl Lane {
     }
 
     /// After a restart or a rebalance: what ran may still arrive at the target until its time-out is over, and then nobody
-    /// knows how it ended.
-    pub fn restore(&mut self, now: Timestamp, call_timeout: Duration) {
+    /// knows how it ended. A command that ran and is overtaken gets the result that comes back, together with this row.
+    pub fn restore(&mut self, now: Timestamp, call_timeout: Duration) -> Option<Box<ResultEvent>> {
         match std::mem::take(&mut self.work) {
             Work::Running { mut pending, started, next } => {
                 pending.unknown = true;
                 // It was made after the row was stored, and before now.
                 pending.not_before = now.min(started.plus(LONGEST_COMMIT)).plus(call_timeout);
                 pending.due = pending.not_before;
-                self.work = Work::Waiting(match next {
-                    Some(next) => Pending::new(next, Some(&pending), started),
-                    None => pending,
-                });
+                if let Some(next) = next {
+                    let result = self.result(&pending.command, Outcome::Superseded, pending.calls, now);
+                    self.work = Work::Waiting(Pending::new(next, Some(&pending), started));
+                    return Some(result);
+                }
+                self.work = Work::Waiting(pending);
             }
             Work::Checking { started, next } => match next {
                 Some(next) => self.work = Work::Waiting(Pending::new(next, None, started)),
@@ -262,6 +264,7 @@ impl Lane {
             },
             other => self.work = other,
         }
+        None
     }
 
     fn finish_call(

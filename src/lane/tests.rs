@@ -342,7 +342,8 @@ fn after_a_crash_a_newer_command_inherits_the_wait() {
     let mut lane = lane([command(1, Op::Create)]);
     lane.start(Timestamp(1_000)).unwrap();
     lane.accept(command(2, Op::Disable), Timestamp(2_000));
-    lane.restore(Timestamp(2_500), Duration::from_secs(10));
+    let result = lane.restore(Timestamp(2_500), Duration::from_secs(10)).expect("the create ends here");
+    assert_eq!((result.generation, result.outcome), (Generation(1), Outcome::Superseded));
     assert_eq!(lane.due(), Some(Timestamp(12_500)));
     let call = lane.start(Timestamp(12_500)).unwrap();
     assert_eq!((call.op, call.read_first), (Op::Disable, true));

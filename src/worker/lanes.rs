@@ -7,7 +7,7 @@ use crate::codec::public::{Public, PublicCodec, PublicError};
 use crate::codec::source::{self, Reason, Rejection};
 use crate::lane::{Accepted, Breaker, Call, Ended, Lane, LaneEffect, RetryPolicy};
 use crate::model::topic::TopicNames;
-use crate::model::{AccountId, Command, TargetName, Timestamp, envelope};
+use crate::model::{AccountId, Command, ResultEvent, TargetName, Timestamp, envelope};
 use crate::rules::PublicFormat;
 use crate::runtime::{Now, restore};
 use crate::store::{Store, StoreError, Stores, Write};
@@ -95,6 +95,8 @@ pub struct LaneLoop {
     in_flight: BTreeSet<CallId>,
     /// Ended calls whose result is not committed yet.
     completions: Vec<Completion>,
+    /// Results of commands that were overtaken while the process that ran them went away: to be committed with their rows.
+    overtaken: Vec<(u32, AccountId, Box<ResultEvent>)>,
     breaker: Breaker,
     /// No new calls: the worker is about to stop.
     holding_back: bool,
@@ -137,6 +139,7 @@ impl LaneLoop {
             assignment: 0,
             in_flight: BTreeSet::new(),
             completions: Vec::new(),
+            overtaken: Vec::new(),
             breaker: Breaker::default(),
             holding_back: false,
         })
@@ -197,6 +200,7 @@ impl LaneLoop {
         };
         let now = self.now.now();
         let mut work = Work::default();
+        self.report(&mut work)?;
         self.finish(&mut work, now)?;
         for record in records {
             work.transaction.offsets.insert((record.topic.clone(), record.partition), record.offset + 1);
@@ -211,6 +215,16 @@ impl LaneLoop {
     /// Leaves the group. Calls still under way are the next owner's to find out about.
     pub fn stop(self) -> Result<(), WorkerError> {
         Ok(self.session.leave()?)
+    }
+
+    fn report(&mut self, work: &mut Work) -> Result<(), WorkerError> {
+        for (partition, account, result) in std::mem::take(&mut self.overtaken) {
+            let output = self.effect(&account, LaneEffect::Result(result))?;
+            work.transaction.outputs.push(output);
+            let lane = self.lane(partition, &account)?;
+            self.set_lane(work, partition, account, lane);
+        }
+        Ok(())
     }
 
     fn finish(&mut self, work: &mut Work, now: Timestamp) -> Result<(), WorkerError> {
@@ -445,6 +459,7 @@ impl LaneLoop {
         self.partitions.clear();
         self.in_flight.clear();
         self.completions.clear();
+        self.overtaken.clear();
         self.newest.clear();
     }
 
@@ -452,6 +467,7 @@ impl LaneLoop {
     fn take_up(&mut self, ids: &[u32]) -> Result<(), WorkerError> {
         let target = &self.settings.target;
         let mut stores = BTreeMap::new();
+        self.overtaken.retain(|(partition, ..)| !ids.contains(partition));
         for id in ids {
             self.partitions.remove(id);
             stores.insert(*id, self.stores.open(&format!("lanes.{target}"), *id)?);
@@ -477,7 +493,8 @@ impl LaneLoop {
                 let mut lane = self.open(&account, &row);
                 let call = CallId { assignment: self.assignment, partition: id, account: account.clone() };
                 if !self.in_flight.contains(&call) {
-                    lane.restore(self.now.now(), self.settings.policy.call_timeout);
+                    let overtaken = lane.restore(self.now.now(), self.settings.policy.call_timeout);
+                    self.overtaken.extend(overtaken.map(|result| (id, account.clone(), result)));
                 }
                 if let Some(due) = lane.due() {
                     partition.queue.insert((lane.priority(), due, account.clone()));

@@ -1,55 +1,21 @@
-//! The generator: what happens to a few people, as events of an HR system and an IdP, with the rules they are under.
+//! The generator: what happens to some people from joining to coming back, as events of three sources and operators' acts.
+//!
+//! A story is written before anything runs, with a time for each event, so the same one can be told to any installation:
+//! among faults, in its true order, to one partition or to many. `truth` is what really happened, in order; `told` what
+//! the sources make of it: events come twice and late.
 
 use crate::random::Random;
-use lockstep::rules::{Bundle, SourceFile};
-use serde_json::{Value, json};
+use crate::rules::{Choices, DESK_TOPIC, HR_TOPIC, IDP_TOPIC, TEAMS, UNKNOWN_DEPARTMENT, Version};
+use crate::truth::{Facts, Holder};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-const PEOPLE: u64 = 12;
-const EVENTS: u64 = 90;
+/// Monday, 2 March 2026.
+pub const BEGIN_MS: i64 = 1_772_409_600_000;
+const DAY_MS: i64 = 86_400_000;
 const DEPARTMENTS: [&str; 4] = ["Engineering", "Sales", "Support", "Legal"];
-
-pub const HR_TOPIC: &str = "hr.workers";
-pub const IDP_TOPIC: &str = "idp.users";
-pub const TARGETS: [&str; 2] = ["directory", "wiki"];
-
-const FILES: [(&str, &str); 6] = [
-    (
-        "sources/hr.yaml",
-        "source: hr\ntopic: hr.workers\ntenant: acme\nformat: json\nevent: { id: id, time: time, order: sequence, type: type, types: { upsert: upsert, gone: remove } }\nrecord: { id: worker }\nattributes: { worker: worker, name: name, department: department, status: status }\n",
-    ),
-    (
-        "sources/idp.yaml",
-        "source: idp\ntopic: idp.users\ntenant: acme\nformat: json\nevent: { id: id, time: time, order: sequence }\nrecord: { id: user }\nattributes: { worker: worker, phone: phone, teams: { path: teams, type: list } }\n",
-    ),
-    (
-        "identity.yaml",
-        "kinds:\n  person:\n    anchor: hr\n    correlate: [worker]\n    attributes: { worker: [hr.worker], name: [hr.name], department: [hr.department], status: [hr.status], phone: [idp.phone], teams: [idp.teams] }\n    lifecycle: { active: \"status == 'active'\" }\nguard: { limit: 100000, window: 1h }\n",
-    ),
-    (
-        "entitlements.yaml",
-        "tables:\n  department: { Engineering: [eng, all], Sales: [sales, all], Support: [support, all], Legal: [all] }\ngrants:\n  - name: by department\n    to: { directory: \"tables.department[department]\" }\n  - name: by team\n    when: \"teams != null\"\n    to: { wiki: \"teams\" }\n",
-    ),
-    (
-        "targets/directory.yaml",
-        "target: directory\nconnector: { sql: { url: \"sqlite:never-opened\", accounts: { table: a, key: id, owner: owner, columns: { userName: u, name: n, department: d, phone: p }, active: { column: active, true: 1, false: 0 } }, groups: { table: g, account: a, group: g } } }\naccount: { match: userName, attributes: { userName: \"lower(worker)\", name: name, department: department, phone: phone } }\n",
-    ),
-    (
-        "targets/wiki.yaml",
-        "target: wiki\nconnector: { sql: { url: \"sqlite:never-opened\", accounts: { table: a, key: id, owner: owner, columns: { userName: u, name: n }, active: { column: active, true: 1, false: 0 } }, groups: { table: g, account: a, group: g } } }\naccount: { when: \"department != 'Legal'\", match: userName, attributes: { userName: \"'w-' + lower(worker)\", name: name } }\n",
-    ),
-];
-
-/// Half of the seeds route both sources by the worker, so that a person's records meet in one partition.
-pub fn bundle(seed: u64) -> Bundle {
-    let text_of = |path: &str, text: &str| match seed % 2 == 1 && path.starts_with("sources/") {
-        true => format!("{text}route_by: worker\n"),
-        false => text.to_owned(),
-    };
-    let files: Vec<SourceFile> =
-        FILES.iter().map(|(path, text)| SourceFile { path: (*path).to_owned(), text: text_of(path, text) }).collect();
-    Bundle::compile(&files).unwrap_or_else(|faults| panic!("the simulation's own rules: {faults:#?}"))
-}
+/// How far an event may come too late, in steps of the story.
+const LATE_STEPS: u64 = 7;
 
 /// An event on its way to a topic.
 #[derive(Clone, Debug)]
@@ -59,63 +25,523 @@ pub struct Told {
     pub event: Value,
 }
 
-/// One person's newest records, as the sources themselves have them.
-#[derive(Clone, Debug, Default)]
-pub struct Facts {
-    pub hr: Option<Value>,
-    pub idp: Option<Value>,
+#[derive(Clone, Debug)]
+pub enum What {
+    Event(Told),
+    Operate(Operate),
+    /// From now on processes start with these rules.
+    Switch(Version),
 }
 
-/// A whole story: what is told, in the order of the telling, and how things really stand in the end.
+/// What an operator does.
+#[derive(Clone, Debug)]
+pub enum Operate {
+    /// All of a target, or all.
+    Release(Option<&'static str>),
+    Reject(Option<&'static str>),
+    /// Of one worker's account.
+    ReleaseOne(&'static str, String),
+    RejectOne(&'static str, String),
+    Redrive,
+    Drop,
+}
+
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Not before this, in milliseconds since 1970.
+    pub at: i64,
+    pub what: What,
+}
+
 pub struct Story {
-    pub told: Vec<Told>,
-    pub facts: BTreeMap<String, Facts>,
+    pub choices: Choices,
+    /// In the order in which it really happened, each once.
+    pub truth: Vec<Step>,
+    /// As the sources tell it.
+    pub told: Vec<Step>,
+    pub workers: Vec<String>,
+    pub late: u64,
+    pub twice: u64,
+    /// What happened, by kind.
+    pub kinds: BTreeMap<&'static str, u64>,
 }
 
-pub fn write(random: &mut Random) -> Story {
-    let mut facts: BTreeMap<String, Facts> = BTreeMap::new();
-    let mut told: Vec<Told> = Vec::new();
-    for number in 0..EVENTS {
-        let worker = format!("W{}", random.below(PEOPLE));
-        let person = facts.entry(worker.clone()).or_default();
-        let event =
-            if random.percent(70) { hr(random, &worker, number, person) } else { idp(random, &worker, number, person) };
-        told.push(event);
-        if random.percent(10) {
-            // A redelivery of one of the last few.
-            let from = told.len().saturating_sub(8);
-            let again = told[from + random.below((told.len() - from) as u64) as usize].clone();
-            told.push(again);
+/// The first moment of a day, in UTC.
+pub fn day_of(date: &str) -> i64 {
+    let date: jiff::civil::Date = date.parse().expect("the story writes dates");
+    let midnight = jiff::tz::TimeZone::UTC.to_ambiguous_timestamp(date.at(0, 0, 0, 0));
+    midnight.compatible().expect("a day of this century").as_millisecond()
+}
+
+fn date_of(at: i64) -> String {
+    let at = jiff::Timestamp::from_millisecond(at).expect("a time of this century");
+    jiff::tz::TimeZone::UTC.to_datetime(at).date().to_string()
+}
+
+pub fn write(random: &mut Random, events: usize) -> Story {
+    let choices = Choices { routed: random.percent(40), limit: *random.pick(&[2, 3, 5, 100_000]) };
+    let mut writer = Writer {
+        people: 4 + random.below(10),
+        random: Random::new(random.next()),
+        choices,
+        at: BEGIN_MS,
+        sequence: 0,
+        facts: Facts::default(),
+        version: Version::First,
+        steps: Vec::new(),
+        kinds: BTreeMap::new(),
+    };
+    while writer.steps.len() < events {
+        writer.pass();
+        writer.happen();
+    }
+    writer.tidy();
+    let (told, late, twice) = tell(&mut writer.random, &writer.steps);
+    let workers = writer.facts.workers.keys().cloned().collect();
+    Story { choices, truth: writer.steps, told, workers, late, twice, kinds: writer.kinds }
+}
+
+/// The same steps with some of the events late and some twice. A source that tells only what changed tells it in order.
+fn tell(random: &mut Random, steps: &[Step]) -> (Vec<Step>, u64, u64) {
+    // A place in the order for each: by tenths of a step, ties in the order of their making.
+    let mut placed: Vec<(u64, Step)> = Vec::new();
+    let (mut late, mut twice) = (0, 0);
+    for (index, step) in (0u64..).zip(steps) {
+        let mut at = index * 10;
+        if let What::Event(told) = &step.what {
+            if told.topic != DESK_TOPIC && random.percent(12) {
+                at += 10 * (1 + random.below(LATE_STEPS)) + 5;
+                late += 1;
+            }
+            if random.percent(10) {
+                placed.push((at + 10 * random.below(3 * LATE_STEPS), step.clone()));
+                twice += 1;
+            }
         }
-        if random.percent(10) && told.len() > 1 {
-            // Two events swap places: one of them is late.
-            let last = told.len() - 1;
-            told.swap(last, last - 1);
+        placed.push((at, step.clone()));
+    }
+    placed.sort_by_key(|(at, _)| *at);
+    let mut told: Vec<Step> = placed.into_iter().map(|(_, step)| step).collect();
+    let mut at = BEGIN_MS;
+    for step in &mut told {
+        at = at.max(step.at);
+        step.at = at;
+    }
+    (told, late, twice)
+}
+
+struct Writer {
+    random: Random,
+    choices: Choices,
+    people: u64,
+    at: i64,
+    sequence: u64,
+    facts: Facts,
+    version: Version,
+    steps: Vec<Step>,
+    kinds: BTreeMap<&'static str, u64>,
+}
+
+impl Writer {
+    fn pass(&mut self) {
+        let random = &mut self.random;
+        self.at += match random.below(100) {
+            0..45 => random.below(300) as i64,
+            45..75 => random.below(20_000) as i64,
+            75..88 => random.below(20 * 60_000) as i64,
+            88..96 => random.below(10 * 3_600_000) as i64,
+            _ => random.below(3 * DAY_MS as u64) as i64,
+        };
+    }
+
+    fn happen(&mut self) {
+        let roll = self.random.below(100);
+        match roll {
+            0..14 => self.join(),
+            14..18 => self.hire_ahead(),
+            18..28 => self.move_on(),
+            28..31 => self.rename(),
+            31..39 => self.change_mail(),
+            39..44 => self.take_mail(),
+            44..50 => self.leave(false),
+            50..53 => self.leave_by_date(),
+            53..55 => self.leave(true),
+            55..58 => self.leave_all(),
+            58..61 => self.flap(),
+            61..65 => self.come_back(),
+            65..67 => self.remove_worker(),
+            67..82 => self.user(),
+            82..84 => self.remove_user(),
+            84..91 => self.badge(),
+            91..98 => self.operate(),
+            _ => self.switch(),
         }
     }
-    Story { told, facts }
-}
 
-fn hr(random: &mut Random, worker: &str, number: u64, person: &mut Facts) -> Told {
-    let status = if random.percent(70) { "active" } else { "left" };
-    let mut event = json!({
-        "id": format!("hr-{number}"), "time": 1_000_000 + number, "sequence": number, "type": "upsert", "worker": worker,
-        "name": format!("{worker} {}", random.below(1_000)), "department": random.pick(&DEPARTMENTS), "status": status,
-    });
-    person.hr = Some(event.clone());
-    if random.percent(5) {
-        event["type"] = "gone".into();
-        person.hr = None;
+    fn count(&mut self, kind: &'static str) {
+        *self.kinds.entry(kind).or_default() += 1;
     }
-    Told { topic: HR_TOPIC, key: worker.to_owned(), event }
-}
 
-fn idp(random: &mut Random, worker: &str, number: u64, person: &mut Facts) -> Told {
-    let teams: Vec<String> = (0..random.below(3)).map(|_| format!("team-{}", random.below(5))).collect();
-    let event = json!({
-        "id": format!("idp-{number}"), "time": 1_000_000 + number, "sequence": number, "user": format!("u-{worker}"),
-        "worker": worker, "phone": format!("+{}", random.below(1_000)), "teams": teams,
-    });
-    person.idp = Some(event.clone());
-    Told { topic: IDP_TOPIC, key: format!("u-{worker}"), event }
+    fn push(&mut self, what: What) {
+        if let What::Event(told) = &what {
+            self.facts.take(told);
+        }
+        self.steps.push(Step { at: self.at, what });
+    }
+
+    fn event(&mut self, topic: &'static str, key: &str, mut fields: Map<String, Value>) {
+        self.sequence += 1;
+        fields.insert("id".to_owned(), format!("e-{}", self.sequence).into());
+        fields.insert("time".to_owned(), self.at.into());
+        fields.insert("sequence".to_owned(), self.sequence.into());
+        fields.entry("type").or_insert("upsert".into());
+        self.push(What::Event(Told { topic, key: key.to_owned(), event: fields.into() }));
+    }
+
+    fn some_worker(&mut self) -> String {
+        format!("W{}", self.random.below(self.people))
+    }
+
+    /// One that HR has, active or not.
+    fn known_worker(&mut self) -> Option<String> {
+        let known: Vec<String> =
+            self.facts.workers.iter().filter(|(_, worker)| worker.present).map(|(id, _)| id.clone()).collect();
+        (!known.is_empty()).then(|| self.random.pick(&known).clone())
+    }
+
+    fn active_workers(&self) -> Vec<String> {
+        let active = |worker: &&String| self.facts.workers[*worker].text("status").as_deref() == Some("active");
+        let present = self.facts.workers.iter().filter(|(_, worker)| worker.present).map(|(id, _)| id);
+        present.filter(active).cloned().collect()
+    }
+
+    fn active_worker(&mut self) -> Option<String> {
+        let active = self.active_workers();
+        (!active.is_empty()).then(|| self.random.pick(&active).clone())
+    }
+
+    /// HR tells of a worker what it knows, with some of it changed. None takes a value away.
+    fn hr(&mut self, worker: &str, changes: &[(&str, Option<&str>)]) {
+        let mut fields: Map<String, Value> = match self.facts.workers.get(worker) {
+            Some(record) => record.attributes.clone().into_iter().collect(),
+            None => Map::new(),
+        };
+        fields.insert("worker".to_owned(), worker.into());
+        fields.remove("type");
+        for (name, value) in changes {
+            match value {
+                Some(value) => drop(fields.insert((*name).to_owned(), (*value).into())),
+                None => drop(fields.remove(*name)),
+            }
+        }
+        self.event(HR_TOPIC, worker, fields);
+    }
+
+    fn join(&mut self) {
+        let worker = self.some_worker();
+        if self.facts.workers.get(&worker).is_some_and(|known| known.present) {
+            return self.move_on();
+        }
+        self.count("joiner");
+        let (department, name) = (*self.random.pick(&DEPARTMENTS), format!("{worker} the {}th", self.random.below(90)));
+        let mail = format!("{}@x", worker.to_lowercase());
+        let changes = [
+            ("department", Some(department)),
+            ("name", Some(name.as_str())),
+            ("mail", Some(mail.as_str())),
+            ("status", Some("active")),
+            ("urgent", None),
+            ("start", None),
+            ("end", None),
+        ];
+        self.hr(&worker, &changes);
+    }
+
+    fn hire_ahead(&mut self) {
+        let worker = self.some_worker();
+        if self.facts.workers.get(&worker).is_some_and(|known| known.present) {
+            return;
+        }
+        self.count("future hire");
+        let start = date_of(self.at + DAY_MS * self.random.below(12) as i64);
+        let mail = format!("{}@x", worker.to_lowercase());
+        let department = *self.random.pick(&DEPARTMENTS);
+        self.hr(
+            &worker,
+            &[
+                ("department", Some(department)),
+                ("name", Some("To Come")),
+                ("mail", Some(&mail)),
+                ("status", Some("active")),
+                ("urgent", None),
+                ("start", Some(&start)),
+                ("end", None),
+            ],
+        );
+    }
+
+    fn move_on(&mut self) {
+        let Some(worker) = self.active_worker() else { return };
+        let department = match self.random.percent(6) {
+            true => UNKNOWN_DEPARTMENT,
+            false => *self.random.pick(&DEPARTMENTS),
+        };
+        self.count(if department == UNKNOWN_DEPARTMENT { "mover whom a rule fails for" } else { "mover" });
+        self.hr(&worker, &[("department", Some(department))]);
+    }
+
+    fn rename(&mut self) {
+        let Some(worker) = self.known_worker() else { return };
+        self.count("change of name");
+        let name = format!("{worker} the {}th", self.random.below(90));
+        self.hr(&worker, &[("name", Some(&name))]);
+    }
+
+    /// A correlation value changes; users of the IdP follow, before or after, or not.
+    fn change_mail(&mut self) {
+        let Some(worker) = self.known_worker() else { return };
+        self.count("change of a correlation value");
+        let old = self.facts.workers[&worker].text("mail");
+        let mail = self.new_mail(&worker);
+        let follower = self.facts.users.iter().find(|(_, user)| user.present && user.text("mail") == old);
+        let follower = follower.map(|(id, _)| id.clone()).filter(|_| self.random.percent(70));
+        let first = self.random.percent(50);
+        if let Some(user) = follower.clone().filter(|_| first) {
+            self.idp(&user, &[("mail", Some(&mail))]);
+        }
+        self.hr(&worker, &[("mail", Some(&mail))]);
+        if let Some(user) = follower.filter(|_| !first) {
+            self.idp(&user, &[("mail", Some(&mail))]);
+        }
+    }
+
+    fn new_mail(&mut self, worker: &str) -> String {
+        let mail = format!("{}.{}@x", worker.to_lowercase(), self.random.below(3));
+        if self.random.percent(20) { format!(" {}", mail.to_uppercase()) } else { mail }
+    }
+
+    /// Two workers with one mail: a dispute over whoever has it.
+    fn take_mail(&mut self) {
+        let (Some(worker), Some(other)) = (self.known_worker(), self.known_worker()) else { return };
+        let Some(mail) = self.facts.workers[&other].text("mail") else { return };
+        if worker == other {
+            return;
+        }
+        self.count("dispute");
+        self.hr(&worker, &[("mail", Some(&mail))]);
+        if self.random.percent(60) {
+            self.pass();
+            let mail = self.new_mail(&other);
+            self.count("relink");
+            self.hr(&other, &[("mail", Some(&mail))]);
+        }
+    }
+
+    fn leave(&mut self, urgent: bool) {
+        let Some(worker) = self.active_worker() else { return };
+        self.count(if urgent { "urgent leaver" } else { "leaver by event" });
+        self.hr(&worker, &[("status", Some("left")), ("urgent", urgent.then_some("yes"))]);
+    }
+
+    fn leave_by_date(&mut self) {
+        let Some(worker) = self.active_worker() else { return };
+        self.count("leaver by date");
+        let end = date_of(self.at + DAY_MS * self.random.below(8) as i64);
+        self.hr(&worker, &[("end", Some(&end))]);
+        if self.random.percent(25) {
+            self.pass();
+            self.count("end date taken back");
+            self.hr(&worker, &[("end", None)]);
+        }
+    }
+
+    /// Many at once: a re-organisation, or a broken export.
+    fn leave_all(&mut self) {
+        self.count("mass leave");
+        let share = 50 + self.random.below(50);
+        for worker in self.active_workers() {
+            if self.random.percent(share) {
+                self.hr(&worker, &[("status", Some("left"))]);
+                self.at += self.random.below(500) as i64;
+            }
+        }
+    }
+
+    /// Out, in, and sometimes out again within moments: the first was a mistake. Others leave in between.
+    fn flap(&mut self) {
+        let Some(worker) = self.active_worker() else { return };
+        self.count("leaver taken back");
+        for round in 0..1 + self.random.below(3) {
+            self.hr(&worker, &[("status", Some("left"))]);
+            self.at += self.random.below(200) as i64;
+            if self.random.percent(40) {
+                self.leave(false);
+            }
+            if round < 2 || self.random.percent(50) {
+                self.hr(&worker, &[("status", Some("active"))]);
+                self.at += self.random.below(200) as i64;
+            }
+        }
+    }
+
+    fn come_back(&mut self) {
+        let left = |worker: &&String| self.facts.workers[*worker].text("status").as_deref() == Some("left");
+        let gone: Vec<String> = self.facts.workers.keys().filter(left).cloned().collect();
+        if gone.is_empty() {
+            return;
+        }
+        self.count("rehire");
+        let worker = self.random.pick(&gone).clone();
+        self.hr(&worker, &[("status", Some("active")), ("urgent", None), ("end", None)]);
+    }
+
+    fn remove_worker(&mut self) {
+        let Some(worker) = self.known_worker() else { return };
+        self.count("removal of a worker");
+        let fields = json!({ "worker": worker, "type": "gone" });
+        self.event(HR_TOPIC, &worker, fields.as_object().cloned().expect("an object"));
+    }
+
+    /// As `hr`, of a user.
+    fn idp(&mut self, user: &str, changes: &[(&str, Option<&str>)]) {
+        let mut fields: Map<String, Value> = match self.facts.users.get(user) {
+            Some(record) => record.attributes.clone().into_iter().collect(),
+            None => Map::new(),
+        };
+        fields.insert("user".to_owned(), user.into());
+        fields.remove("type");
+        for (name, value) in changes {
+            match value {
+                Some(value) => drop(fields.insert((*name).to_owned(), (*value).into())),
+                None => drop(fields.remove(*name)),
+            }
+        }
+        self.event(IDP_TOPIC, user, fields);
+    }
+
+    /// A user is made or changed: most people have one, some two, some users are nobody's yet.
+    fn user(&mut self) {
+        let worker = self.some_worker();
+        let user = format!("u-{}{}", worker, if self.random.percent(20) { "b" } else { "" });
+        self.count("change of a user");
+        if self.facts.users.get(&user).is_none_or(|known| !known.present) {
+            let mail = match self.facts.workers.get(&worker).and_then(|worker| worker.text("mail")) {
+                Some(mail) if self.random.percent(80) => mail,
+                _ => self.new_mail(&worker),
+            };
+            // Where records are routed by it, it is in every event of a user, and never changes.
+            let named = (self.choices.routed || self.random.percent(15)).then_some(worker.as_str());
+            self.idp(&user, &[("worker", named), ("mail", Some(&mail))]);
+        }
+        match self.random.below(4) {
+            0 => {
+                let mail = match self.known_worker() {
+                    Some(other) if self.random.percent(60) => self.facts.workers[&other].text("mail"),
+                    _ => Some(self.new_mail(&worker)),
+                };
+                self.count("user's correlation value changes");
+                self.idp(&user, &[("mail", mail.as_deref())]);
+            }
+            1 => {
+                let phone = format!("+{}", self.random.below(1_000));
+                self.idp(&user, &[("phone", (phone != "+0").then_some(phone.as_str()))]);
+            }
+            _ => {
+                self.count("group change");
+                let teams: Vec<Value> = TEAMS.iter().filter(|_| self.random.percent(35)).map(|t| (*t).into()).collect();
+                let mut fields: Map<String, Value> = self.facts.users[&user].attributes.clone().into_iter().collect();
+                fields.remove("type");
+                fields.insert("teams".to_owned(), teams.into());
+                self.event(IDP_TOPIC, &user, fields);
+            }
+        }
+    }
+
+    fn remove_user(&mut self) {
+        let present: Vec<String> =
+            self.facts.users.iter().filter(|(_, user)| user.present).map(|(id, _)| id.clone()).collect();
+        if present.is_empty() {
+            return;
+        }
+        self.count("removal of a user");
+        let user = self.random.pick(&present).clone();
+        let mut fields = json!({ "user": user, "type": "gone" }).as_object().cloned().expect("an object");
+        // A removal may say no more than the record's id: it goes by the record's route then.
+        if self.choices.routed
+            && self.random.percent(50)
+            && let Some(worker) = self.facts.users[&user].text("worker")
+        {
+            fields.insert("worker".to_owned(), worker.into());
+        }
+        self.event(IDP_TOPIC, &user, fields);
+    }
+
+    /// A third source, which tells only what changed.
+    fn badge(&mut self) {
+        let worker = self.some_worker();
+        let badge = format!("b-{worker}");
+        self.count("partial update");
+        let mut fields = Map::new();
+        fields.insert("badge".to_owned(), badge.clone().into());
+        if !self.facts.badges.contains_key(&badge) || self.random.percent(20) {
+            fields.insert("worker".to_owned(), worker.into());
+        }
+        let name = *self.random.pick(&["desk", "floor"]);
+        let value = if self.random.percent(20) { Value::Null } else { format!("{name}-{}", self.random.below(30)).into() };
+        fields.insert(name.to_owned(), value);
+        self.event(DESK_TOPIC, &badge, fields);
+    }
+
+    fn operate(&mut self) {
+        let target = *self.random.pick(&crate::rules::TARGETS);
+        let worker = self.some_worker();
+        let (kind, operate) = match self.random.below(12) {
+            0..3 => ("release", Operate::Release(None)),
+            3 => ("release", Operate::Release(Some(target))),
+            4 => ("reject", Operate::Reject(Some(target))),
+            5 => ("reject", Operate::Reject(None)),
+            6..8 => ("release of one", Operate::ReleaseOne(target, worker)),
+            8 => ("reject of one", Operate::RejectOne(target, worker)),
+            9..11 => ("redrive", Operate::Redrive),
+            _ => ("drop of a dead letter", Operate::Drop),
+        };
+        self.count(kind);
+        self.push(What::Operate(operate));
+    }
+
+    fn switch(&mut self) {
+        self.count("switch of rules");
+        self.version = if self.version == Version::First { Version::Second } else { Version::First };
+        self.push(What::Switch(self.version));
+    }
+
+    /// In the end no correlation value is in dispute, so that it is certain who has what: path doesn't matter any more.
+    fn tidy(&mut self) {
+        let disputed = |facts: &Facts| {
+            let records = facts.users.values().chain(facts.badges.values()).filter(|record| record.present);
+            records.into_iter().find_map(|record| match facts.holder(record) {
+                Holder::Disputed(holders) => Some(holders),
+                _ => None,
+            })
+        };
+        while let Some(holders) = disputed(&self.facts) {
+            self.pass();
+            let worker = holders.into_iter().find(|id| self.facts.workers[id].present);
+            match worker {
+                Some(worker) => {
+                    let mail = format!("{}.{}@own", worker.to_lowercase(), self.sequence);
+                    self.hr(&worker, &[("mail", Some(&mail))]);
+                }
+                // All of them are gone: the users who ask go, too.
+                None => {
+                    let facts = self.facts.clone();
+                    for (user, _) in facts.users.iter().filter(|(_, user)| {
+                        user.present && matches!(facts.holder(user), Holder::Disputed(_))
+                    }) {
+                        self.idp(user, &[("mail", None)]);
+                    }
+                }
+            }
+        }
+    }
 }

@@ -1,12 +1,21 @@
-//! A target in memory that fails as real ones do: it is away, it loses requests and answers, it says yes and does nothing.
+//! A target in memory that fails as real ones do: it is away, it loses requests and answers, it refuses, it says yes and
+//! does nothing, it undoes what was done. Each exchange takes two moments, its request's arrival and its answer's, between
+//! which anything else may happen.
 
-use crate::random::Random;
-use crate::world::Counted;
+use crate::faults::Faults;
+use crate::truth::Account;
 use async_trait::async_trait;
+use lockstep::bus::embedded::{Clock, VirtualClock};
 use lockstep::connector::{Applied, CallError, Capabilities, Change, Connector, Lookup, Observed, Page};
-use lockstep::model::{AccountId, Desired, ErrorClass, Generation, Op, Universe};
+use lockstep::model::{AccountId, Attributes, Desired, ErrorClass, Generation, Op, Timestamp, Universe, Value};
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::Mutex;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// A group that somebody else puts people into: never Lockstep's to take away.
+pub const FOREIGN_GROUP: &str = "chess";
 
 /// What one change at the target was for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,50 +28,109 @@ pub struct Applies {
     pub groups: BTreeSet<String>,
     pub revoked: BTreeSet<String>,
     pub lie: bool,
+    pub at: Timestamp,
 }
 
 #[derive(Default)]
 pub struct Contents {
     pub accounts: BTreeMap<String, Observed>,
     pub log: Vec<Applies>,
+    /// Accounts that someone undid something of, behind Lockstep's back, until Lockstep has seen it.
+    pub undone: BTreeSet<AccountId>,
     read_since: BTreeSet<AccountId>,
     next_id: u64,
+    away_until: Timestamp,
+    /// Accounts whose content it refuses.
+    refused: BTreeSet<AccountId>,
 }
 
 pub struct SimTarget {
     pub contents: Mutex<Contents>,
-    random: Mutex<Random>,
-    pub counted: Mutex<Counted>,
-    /// Faults stop when the story is told, so that all may come to rest.
-    pub faulty: Mutex<bool>,
+    clock: VirtualClock,
+    faults: Faults,
+}
+
+/// Gives way once.
+#[derive(Default)]
+struct Moment(bool);
+
+impl Future for Moment {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.0, true) { Poll::Ready(()) } else { Poll::Pending }
+    }
 }
 
 impl SimTarget {
-    pub fn new(seed: u64) -> Self {
-        Self {
-            contents: Mutex::default(),
-            random: Mutex::new(Random::new(seed)),
-            counted: Mutex::default(),
-            faulty: Mutex::new(true),
-        }
+    pub fn new(clock: VirtualClock, faults: Faults) -> Self {
+        Self { contents: Mutex::default(), clock, faults }
     }
 
-    fn fault(&self, chance: u64) -> bool {
-        *self.faulty.lock().unwrap() && self.random.lock().unwrap().percent(chance)
+    /// All faults are over: what it refused it takes now.
+    pub fn mend(&self) {
+        let mut contents = self.contents.lock().unwrap();
+        contents.refused.clear();
+        contents.away_until = Timestamp::default();
     }
+
+    /// Somebody gives a disabled account its access back, soon enough to be seen by a later look. True if there was one.
+    pub fn undo(&self, within: Duration) -> bool {
+        let now = self.clock.now();
+        let mut contents = self.contents.lock().unwrap();
+        let disabled = |entry: &&Applies| {
+            entry.op == Op::Disable && !entry.lie && now < entry.at.plus(within) && now > entry.at
+        };
+        let Some(account) = contents.log.iter().rev().find(disabled).map(|entry| entry.account.clone()) else {
+            return false;
+        };
+        let owned = |observed: &&mut Observed| observed.owner.as_deref() == Some(account.as_str());
+        match contents.accounts.values_mut().find(owned) {
+            Some(observed) if !observed.active => observed.active = true,
+            _ => return false,
+        }
+        contents.undone.insert(account)
+    }
+
+    /// What it shows, by its accounts' owners: active or not, and with what.
+    pub fn shown(&self) -> BTreeMap<AccountId, (bool, Account)> {
+        let contents = self.contents.lock().unwrap();
+        let shown = contents.accounts.values().map(|observed| {
+            let owner = observed.owner.clone().expect("Lockstep leaves its id");
+            let groups = observed.groups.iter().flatten().filter(|group| *group != FOREIGN_GROUP).cloned().collect();
+            let account = Account { attributes: plain(&observed.attributes), groups };
+            (AccountId::from(owner.as_str()), (observed.active, account))
+        });
+        shown.collect()
+    }
+
+    fn is_away(&self) -> bool {
+        let now = self.clock.now();
+        if self.faults.happens("target away", 3) {
+            let minutes = 1 + self.faults.below(90);
+            self.contents.lock().unwrap().away_until = now.plus(Duration::from_secs(60 * minutes));
+        }
+        now < self.contents.lock().unwrap().away_until || self.faults.happens("target unreachable", 30)
+    }
+}
+
+/// Attributes that have a value, as text.
+pub fn plain(attributes: &Attributes) -> BTreeMap<String, String> {
+    let text = |value: &Value| match value {
+        Value::Null => None,
+        value => Some(value.as_text().map_or_else(|| value.to_json().to_string(), str::to_owned)),
+    };
+    attributes.iter().filter_map(|(name, value)| Some((name.to_string(), text(value)?))).collect()
 }
 
 fn find<'a>(contents: &'a Contents, lookup: &Lookup) -> Option<&'a Observed> {
     let owned = |observed: &&Observed| observed.owner.as_deref() == Some(lookup.account.as_str());
-    lookup
-        .external_id
-        .as_ref()
-        .and_then(|id| contents.accounts.get(id))
-        .or_else(|| contents.accounts.values().find(owned))
+    let by_id = lookup.external_id.as_ref().and_then(|id| contents.accounts.get(id));
+    by_id.or_else(|| contents.accounts.values().find(owned))
 }
 
-fn unreachable() -> CallError {
-    CallError::new(ErrorClass::Unreachable, "away")
+fn fails(class: ErrorClass) -> CallError {
+    CallError::new(class, "simulated")
 }
 
 #[async_trait]
@@ -72,32 +140,58 @@ impl Connector for SimTarget {
     }
 
     async fn read(&self, lookup: &Lookup) -> Result<Option<Observed>, CallError> {
-        if self.fault(5) {
-            return Err(unreachable());
+        Moment::default().await;
+        if self.is_away() {
+            return Err(fails(ErrorClass::Unreachable));
         }
-        let mut contents = self.contents.lock().unwrap();
-        contents.read_since.insert(lookup.account.clone());
-        Ok(find(&contents, lookup).cloned())
+        let found = {
+            let mut contents = self.contents.lock().unwrap();
+            contents.read_since.insert(lookup.account.clone());
+            contents.undone.remove(&lookup.account);
+            find(&contents, lookup).cloned()
+        };
+        Moment::default().await;
+        if self.faults.happens("answer to a read lost", 20) {
+            return Err(fails(ErrorClass::UnknownOutcome));
+        }
+        Ok(found)
     }
 
     async fn apply(&self, change: &Change) -> Result<Applied, CallError> {
-        if self.fault(8) {
-            self.counted.lock().unwrap().calls_lost += 1;
-            return Err(CallError::new(ErrorClass::UnknownOutcome, "no answer"));
+        Moment::default().await;
+        if self.faults.happens("call lost", 50) {
+            return Err(fails(ErrorClass::UnknownOutcome));
         }
-        if self.fault(5) {
-            return Err(unreachable());
+        if self.is_away() {
+            return Err(fails(ErrorClass::Unreachable));
         }
-        let lie = self.fault(6);
-        let applied = apply(&mut self.contents.lock().unwrap(), change, lie)?;
-        if lie {
-            self.counted.lock().unwrap().lies += 1;
+        for (kind, usual, class) in [
+            ("throttled", 20, ErrorClass::Throttled),
+            ("server fault", 20, ErrorClass::ServerFault),
+            ("credentials refused", 5, ErrorClass::Credentials),
+        ] {
+            if self.faults.happens(kind, usual) {
+                let retry_after = (kind == "throttled").then(|| Duration::from_secs(self.faults.below(120)));
+                return Err(CallError { retry_after, ..fails(class) });
+            }
         }
-        if self.fault(8) {
-            self.counted.lock().unwrap().answers_lost += 1;
-            return Err(CallError::new(ErrorClass::UnknownOutcome, "no answer"));
+        let account = &change.lookup.account;
+        if !change.op.is_deprovision() {
+            if self.faults.happens("content refused", 15) {
+                self.contents.lock().unwrap().refused.insert(account.clone());
+            }
+            if self.contents.lock().unwrap().refused.contains(account) {
+                return Err(fails(ErrorClass::Invalid));
+            }
         }
-        Ok(applied)
+        let lie = self.faults.happens("lie", 40);
+        let foreign = change.op == Op::Create && self.faults.below(4) == 0;
+        let applied = apply(&mut self.contents.lock().unwrap(), change, lie, foreign, self.clock.now());
+        Moment::default().await;
+        if self.faults.happens("answer to a call lost", 50) {
+            return Err(fails(ErrorClass::UnknownOutcome));
+        }
+        applied
     }
 
     async fn list(&self, _cursor: Option<&str>) -> Result<Page, CallError> {
@@ -123,18 +217,35 @@ impl Connector for SimTarget {
         if !observed.active {
             names.push("active".to_owned());
         }
-        if observed.attributes != desired.attributes {
+        if plain(&observed.attributes) != plain(&desired.attributes) {
             names.push("attributes".to_owned());
         }
         let groups = observed.groups.clone().unwrap_or_default();
-        if !desired.entitlements.groups.is_subset(&groups) || !revoked.is_disjoint(&groups) {
+        let kept = groups_after(&groups, desired, revoked);
+        if kept != groups {
             names.push("groups".to_owned());
         }
         names
     }
 }
 
-fn apply(contents: &mut Contents, change: &Change, lie: bool) -> Result<Applied, CallError> {
+/// The memberships that a change leaves: it takes away what is managed and not granted, and nothing else.
+fn groups_after(before: &BTreeSet<String>, desired: &Desired, revoked: &BTreeSet<String>) -> BTreeSet<String> {
+    let mut groups: BTreeSet<String> = before.difference(revoked).cloned().collect();
+    if let Universe::Authoritative(universe) = &desired.entitlements.universe {
+        groups.retain(|group| !universe.contains(group));
+    }
+    groups.extend(desired.entitlements.groups.iter().cloned());
+    groups
+}
+
+fn apply(
+    contents: &mut Contents,
+    change: &Change,
+    lie: bool,
+    foreign: bool,
+    at: Timestamp,
+) -> Result<Applied, CallError> {
     let found = find(contents, &change.lookup).map(|observed| observed.external_id.clone());
     let (account, generation) = change.idempotency_key.split_once('@').expect("an idempotency key has a generation");
     let entry = Applies {
@@ -145,11 +256,11 @@ fn apply(contents: &mut Contents, change: &Change, lie: bool) -> Result<Applied,
         groups: change.desired.entitlements.groups.clone(),
         revoked: change.revoked.clone(),
         lie,
+        at,
     };
-    let missing = |class| Err(CallError::new(class, "not there"));
     let id = match (change.op, found) {
-        (Op::Disable | Op::Delete, None) => return missing(ErrorClass::AlreadyGone),
-        (Op::Update | Op::Enable, None) => return missing(ErrorClass::MissingOnUpdate),
+        (Op::Disable | Op::Delete, None) => return Err(fails(ErrorClass::AlreadyGone)),
+        (Op::Update | Op::Enable, None) => return Err(fails(ErrorClass::MissingOnUpdate)),
         (_, Some(id)) => id,
         (_, None) => {
             contents.next_id += 1;
@@ -169,18 +280,16 @@ fn apply(contents: &mut Contents, change: &Change, lie: bool) -> Result<Applied,
             contents.accounts.get_mut(&id).expect("just found").active = false;
         }
         _ => {
-            let before = contents.accounts.remove(&id).and_then(|observed| observed.groups).unwrap_or_default();
-            let mut groups: BTreeSet<String> = before.difference(&change.revoked).cloned().collect();
-            if let Universe::Authoritative(universe) = &change.desired.entitlements.universe {
-                groups.retain(|group| !universe.contains(group));
+            let mut before = contents.accounts.remove(&id).and_then(|observed| observed.groups).unwrap_or_default();
+            if foreign {
+                before.insert(FOREIGN_GROUP.to_owned());
             }
-            groups.extend(change.desired.entitlements.groups.iter().cloned());
             let observed = Observed {
                 external_id: id.clone(),
                 active: true,
                 attributes: change.desired.attributes.clone(),
-                groups: Some(groups),
-                owner: Some(change.lookup.account.to_string()),
+                groups: Some(groups_after(&before, &change.desired, &change.revoked)),
+                owner: Some(change.lookup.account.as_str().to_owned()),
                 version: None,
             };
             contents.accounts.insert(id.clone(), observed);

@@ -1,452 +1,902 @@
-//! One simulated installation: processes that turn, crash and come back, a clock that nobody but the simulator moves.
+//! One simulated installation: processes that turn, hang, crash and come back, a clock that nobody but the simulator moves.
 
+use crate::bus::SimBus;
+use crate::disk::Disk;
+use crate::faults::{Counted, Faults};
 use crate::random::Random;
-use crate::story::{self, Story, TARGETS};
+use crate::rules::{self, SOURCE_TOPICS, TARGETS, TENANT, Version};
+use crate::story::{self, Operate, Step, Story, What};
 use crate::target::SimTarget;
-use lockstep::bus::embedded::{Clock, EmbeddedBus, Fault, FaultPoint, VirtualClock};
+use crate::truth::{Facts, Wanted};
+use lockstep::bus::embedded::{Clock, EmbeddedBus, VirtualClock};
 use lockstep::bus::topics::{self, Wishes};
-use lockstep::bus::{Bus, Incoming, Outgoing, TopicSpec};
+use lockstep::bus::{Bus, Outgoing, TopicSpec};
 use lockstep::codec::public::PublicCodec;
 use lockstep::codec::source::SourceDecoder;
-use lockstep::lane::RetryPolicy;
+use lockstep::entity::{Held, key};
+use lockstep::lane::{Ended, RetryPolicy};
 use lockstep::model::topic::TopicNames;
-use lockstep::model::{TargetName, Timestamp};
-use lockstep::rules::{Bundle, PublicFormat};
+use lockstep::model::{
+    AccountId, Action, Alert, AlertState, DeadLetter, EntityKey, IdentityId, Intent, Operation, TargetName, Timestamp,
+    envelope,
+};
+use lockstep::rules::PublicFormat;
 use lockstep::runtime::{Codecs, Now, Processor, ProcessorSettings, Publisher};
-use lockstep::store::Stores;
-use lockstep::store::memory::MemoryStores;
+use lockstep::store::memory::MemorySnapshot;
 use lockstep::telemetry::Metrics;
-use lockstep::worker::{Completion, LaneLoop, LaneSettings, Newest, StartedCall, make};
+use lockstep::worker::{CallId, Completion, LaneLoop, LaneSettings, Newest, StartedCall, make};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-const PARTITIONS: u32 = 3;
-/// Marks a command that Lockstep did not write.
-pub const REPLAYED: &str = "replayed";
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Turns after the last event within which everything must have come to rest: far more than any seed has needed.
-const MOST_TURNS_TO_REST: usize = 20_000;
+const GROUP: &str = "lockstep.processor";
+/// One exchange with a target; a call that changes something makes two before it can have changed it.
+const EXCHANGE_MS: i64 = 5_000;
+const CALL_TIMEOUT: Duration = Duration::from_millis(2 * EXCHANGE_MS as u64);
+/// In real time: an exchange ends by what the simulator decides, never by the machine's clock.
+const NEVER: Duration = Duration::from_secs(86_400);
+/// How far the clock of a process may be off for good: one that is further off refuses to run.
+const SKEW_MS: i64 = 30_000;
+/// Rounds within which everything must have come to rest: far more than any seed has needed.
+const MOST_ROUNDS_TO_REST: usize = 20_000;
+/// Times that operators release and redrive before all must be as it should.
+const MOST_TIDYINGS: usize = 60;
+/// How much longer than its deadline a removal may be open without an alert, in a calm moment: hangs and crashes delay the
+/// step that sees it.
+const ALERT_SLACK_MS: i64 = 10 * 60_000;
 
-/// What was done to the installation.
-#[derive(Clone, Debug, Default)]
-pub struct Counted {
-    pub processor_crashes: u64,
-    pub worker_crashes: u64,
-    pub stale_disks: u64,
-    pub lost_disks: u64,
-    pub calls_lost: u64,
-    pub answers_lost: u64,
-    pub lies: u64,
-    pub late_calls: u64,
-    pub commits_aborted: u64,
-    pub crashes_before_commit: u64,
-    pub crashes_after_commit: u64,
-    pub stale_commands: u64,
+/// How an installation is laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    pub inbox_partitions: u32,
+    pub command_partitions: u32,
+    pub processors: u64,
+    pub workers: u64,
 }
 
-impl Counted {
-    pub fn add(&mut self, other: &Self) {
-        self.processor_crashes += other.processor_crashes;
-        self.worker_crashes += other.worker_crashes;
-        self.stale_disks += other.stale_disks;
-        self.lost_disks += other.lost_disks;
-        self.calls_lost += other.calls_lost;
-        self.answers_lost += other.answers_lost;
-        self.lies += other.lies;
-        self.late_calls += other.late_calls;
-        self.commits_aborted += other.commits_aborted;
-        self.crashes_before_commit += other.crashes_before_commit;
-        self.crashes_after_commit += other.crashes_after_commit;
-        self.stale_commands += other.stale_commands;
+/// A process's own clock: the true time, and by how much it is off.
+struct OwnClock {
+    truth: VirtualClock,
+    off: VirtualClock,
+}
+
+impl Clock for OwnClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.truth.now().0 + self.off.now().0)
+    }
+
+    fn waits(&self) -> bool {
+        false
     }
 }
 
-/// What happens to commits: most take place.
-#[derive(Default)]
-struct Commits {
-    random: Random,
-    calm: bool,
-    aborted: u64,
-    crashed_before: u64,
-    crashed_after: u64,
+/// What all processes have.
+struct Process {
+    instance: String,
+    disk: Disk,
+    /// What its disk held some time ago.
+    old_disk: MemorySnapshot,
+    off: VirtualClock,
+    /// It doesn't run before this time: it hangs, or is down.
+    not_before: i64,
+    /// The true time at which it last found nothing to do.
+    idle_at: i64,
 }
 
-impl Commits {
-    fn fault(&mut self) -> Fault {
-        if self.calm {
-            return Fault::None;
-        }
-        match self.random.below(100) {
-            0..4 => {
-                self.aborted += 1;
-                Fault::Refuse
-            }
-            4..7 => {
-                self.crashed_before += 1;
-                Fault::CrashBefore
-            }
-            7..10 => {
-                self.crashed_after += 1;
-                Fault::CrashAfter
-            }
-            _ => Fault::None,
-        }
-    }
+struct ProcessorProcess {
+    process: Process,
+    running: Option<Processor>,
 }
 
-struct Worker {
-    lanes: Option<LaneLoop>,
+struct WorkerProcess {
+    process: Process,
+    target: &'static str,
+    running: Option<LaneLoop>,
     newest: Arc<Newest>,
-    /// Calls on their way to the target, and when they arrive.
-    calls: Vec<(Timestamp, StartedCall)>,
+    calls: Vec<InFlight>,
     ended: Vec<Completion>,
-    /// Calls of a process that is gone, which arrive all the same.
-    orphans: Vec<(Timestamp, StartedCall)>,
+}
+
+/// A call that is being made.
+struct InFlight {
+    id: CallId,
+    /// When it comes to its next moment.
+    at: i64,
+    moments: u32,
+    call: Pin<Box<dyn Future<Output = Ended> + Send>>,
 }
 
 pub struct World {
     pub seed: u64,
-    pub bundle: Arc<Bundle>,
     pub story: Story,
-    pub targets: BTreeMap<&'static str, Arc<SimTarget>>,
-    pub bus: Arc<dyn Bus>,
+    pub faults: Faults,
+    pub bus: SimBus,
     pub topics: TopicNames,
-    pub counted: Counted,
-    commits: Arc<Mutex<Commits>>,
+    pub targets: BTreeMap<&'static str, Arc<SimTarget>>,
+    /// What the sources have told so far.
+    pub facts: Facts,
+    pub version: Version,
+    /// Operations that rejected removals.
+    pub rejections: Vec<String>,
+    layout: Layout,
     clock: VirtualClock,
-    now: Now,
-    stores: MemoryStores,
+    /// The newest time that any process has seen.
+    latest: i64,
     random: Random,
-    processor: Option<Processor>,
-    workers: BTreeMap<&'static str, Worker>,
-    told: usize,
+    processors: Vec<ProcessorProcess>,
+    workers: Vec<WorkerProcess>,
+    /// Requests of processes that are gone, which arrive all the same.
+    orphans: Vec<InFlight>,
     calls: tokio::runtime::Runtime,
+    operations: u64,
+    alerts_read: usize,
+    /// Open alerts by key.
+    pub alerts: BTreeMap<String, Alert>,
+    /// Since when an account is unwanted by what was told, in true time.
+    unwanted: BTreeMap<(String, &'static str), i64>,
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    /// Among faults, with partitions and processes as the seed has it.
+    pub fn new(seed: u64, events: usize) -> Self {
         let mut random = Random::new(seed);
-        let clock = VirtualClock::at(Timestamp(1_700_000_000_000));
-        let now: Now = Arc::new(clock.clone());
-        let topics = TopicNames::new("lockstep.");
-        let commits = Arc::new(Mutex::new(Commits { random: Random::new(random.next()), ..Commits::default() }));
-        let faults = Arc::clone(&commits);
-        let faults = move |point: FaultPoint<'_>| match point {
-            FaultPoint::Commit { .. } => faults.lock().unwrap().fault(),
-            FaultPoint::Append => Fault::None,
+        let story = story::write(&mut random, events);
+        let layout = Layout {
+            inbox_partitions: *random.pick(&[1, 3, 7]),
+            command_partitions: *random.pick(&[1, 2, 3]),
+            processors: 1 + random.below(3),
+            workers: 1 + random.below(2),
         };
-        let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory_with_faults(Arc::clone(&now), Box::new(faults)));
-        bus.create(&specs(&topics)).expect("topics are made");
-        let story = story::write(&mut random);
-        let workers = TARGETS.map(|target| {
-            let worker = Worker {
-                lanes: None,
+        Self::with(seed, story, layout, random)
+    }
+
+    /// The same story in its true order, in one partition, by one process, without a fault.
+    pub fn serial(seed: u64, events: usize) -> Self {
+        let mut random = Random::new(seed);
+        let mut story = story::write(&mut random, events);
+        story.told = story.truth.clone();
+        let layout = Layout { inbox_partitions: 1, command_partitions: 1, processors: 1, workers: 1 };
+        let world = Self::with(seed, story, layout, random);
+        world.faults.calm(true);
+        world
+    }
+
+    pub fn with(seed: u64, story: Story, layout: Layout, mut random: Random) -> Self {
+        let clock = VirtualClock::at(Timestamp(story::BEGIN_MS));
+        let faults = Faults::new(random.next());
+        let topics = TopicNames::new("lockstep.");
+        let inner: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(Arc::new(clock.clone())));
+        inner.create(&specs(&topics, layout)).expect("topics are made");
+        let process = |instance: String| {
+            let disk = Disk::new(faults.clone());
+            let old_disk = disk.snapshot();
+            Process { instance, disk, old_disk, off: VirtualClock::default(), not_before: 0, idle_at: -1 }
+        };
+        let processors = (0..layout.processors)
+            .map(|n| ProcessorProcess { process: process(format!("p{n}")), running: None })
+            .collect();
+        let workers = TARGETS
+            .iter()
+            .flat_map(|target| (0..layout.workers).map(move |n| (*target, n)))
+            .map(|(target, n)| WorkerProcess {
+                process: process(format!("{target}-{n}")),
+                target,
+                running: None,
                 newest: Arc::default(),
                 calls: Vec::new(),
                 ended: Vec::new(),
-                orphans: Vec::new(),
-            };
-            (target, worker)
-        });
+            })
+            .collect();
         Self {
             seed,
-            bundle: Arc::new(story::bundle(seed)),
-            targets: TARGETS.map(|target| (target, Arc::new(SimTarget::new(random.next())))).into(),
+            targets: TARGETS.map(|target| (target, Arc::new(SimTarget::new(clock.clone(), faults.clone())))).into(),
+            bus: SimBus::new(inner, faults.clone()),
             story,
-            bus,
+            faults,
             topics,
-            counted: Counted::default(),
-            commits,
+            facts: Facts::default(),
+            version: Version::First,
+            rejections: Vec::new(),
+            layout,
+            latest: clock.now().0,
             clock,
-            now,
-            stores: MemoryStores::new(),
             random,
-            processor: None,
-            workers: workers.into(),
-            told: 0,
+            processors,
+            workers,
+            orphans: Vec::new(),
             calls: tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime"),
+            operations: 0,
+            alerts_read: 0,
+            alerts: BTreeMap::new(),
+            unwanted: BTreeMap::new(),
         }
     }
 
-    /// Tells the story among faults, then lets everything come to rest without.
-    pub fn run(&mut self) {
-        let old_disk = self.stores.snapshot();
-        while self.told < self.story.told.len() {
-            self.one_thing(&old_disk);
-        }
-        for target in self.targets.values() {
-            *target.faulty.lock().unwrap() = false;
-        }
-        self.commits.lock().unwrap().calm = true;
-        let mut calm = 0;
-        for _ in 0..MOST_TURNS_TO_REST {
-            let busy = self.turn_processor() | TARGETS.map(|target| self.turn_worker(target)).contains(&true);
-            self.pass(if busy { 5 } else { 20_000 });
-            calm = if busy { 0 } else { calm + 1 };
-            if calm > 20
-                && self.workers.values().all(|worker| worker.lanes.as_ref().is_some_and(|lanes| lanes.waiting() == 0))
-            {
-                for target in self.targets.values() {
-                    self.counted.add(&target.counted.lock().unwrap().clone());
+    pub fn now(&self) -> i64 {
+        self.clock.now().0
+    }
+
+    /// Tells the story among faults. `Err`: access stayed past its deadline and nobody was told.
+    pub fn tell(&mut self) -> Result<(), String> {
+        let mut steps = std::mem::take(&mut self.story.told).into_iter().peekable();
+        while steps.peek().is_some() {
+            match self.random.below(1_000) {
+                0..220 => {
+                    if let Some(step) = steps.next() {
+                        self.take_step(step);
+                    }
                 }
-                let commits = self.commits.lock().unwrap();
-                self.counted.commits_aborted = commits.aborted;
-                self.counted.crashes_before_commit = commits.crashed_before;
-                self.counted.crashes_after_commit = commits.crashed_after;
+                220..500 => {
+                    let which = self.random.below(self.processors.len() as u64) as usize;
+                    self.turn_processor(which);
+                }
+                500..850 => {
+                    let which = self.random.below(self.workers.len() as u64) as usize;
+                    self.turn_worker(which);
+                }
+                850..960 => {
+                    let by = 1 + self.random_below(3_000);
+                    self.pass(by);
+                }
+                960..980 => self.pass(60_000),
+                980..985 => self.calm_moment()?,
+                _ => self.go_wrong(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the story one step at a time, each after all that the one before led to.
+    pub fn tell_serially(&mut self) -> Result<(), String> {
+        for step in std::mem::take(&mut self.story.told) {
+            self.take_step(step);
+            self.rest()?;
+        }
+        Ok(())
+    }
+
+    /// No fault any more: the clocks are right, the targets answer, and processes that are down come back.
+    pub fn mend(&mut self) {
+        self.faults.calm(true);
+        self.targets.values().for_each(|target| target.mend());
+        for process in self.processes() {
+            process.off.set(Timestamp(0));
+            process.not_before = 0;
+        }
+        // What some process took for the present has to become the past, or its timers are still to come for the others.
+        self.clock.set(Timestamp(self.latest.max(self.now()) + 1));
+    }
+
+    /// Turns everything until nothing is left to do but what waits for its time.
+    pub fn rest(&mut self) -> Result<(), String> {
+        let mut quiet = 0;
+        for _ in 0..MOST_ROUNDS_TO_REST {
+            let mut busy = false;
+            for which in 0..self.processors.len() {
+                busy |= self.turn_processor(which);
+            }
+            for which in 0..self.workers.len() {
+                busy |= self.turn_worker(which);
+            }
+            busy |= !self.orphans.is_empty();
+            if busy {
+                quiet = 0;
+                self.pass(20);
+                continue;
+            }
+            quiet += 1;
+            if quiet > 2 {
+                if self.workers.iter().all(|worker| worker.running.as_ref().is_some_and(|lanes| lanes.waiting() == 0)) {
+                    return Ok(());
+                }
+                self.pass(20_000);
+            }
+        }
+        Err("it does not come to rest".to_owned())
+    }
+
+    /// Operators release what is held and redrive dead letters until there is nothing of either.
+    pub fn tidy_up(&mut self) -> Result<(), String> {
+        for _ in 0..MOST_TIDYINGS {
+            self.rest()?;
+            let held = !self.held().is_empty();
+            let dead = !self.dead_letters().is_empty();
+            if held {
+                self.operate(&Operate::Release(None));
+            }
+            if dead {
+                self.operate(&Operate::Redrive);
+            }
+            if !held && !dead {
+                return Ok(());
+            }
+        }
+        Err("operators released and redrove in vain".to_owned())
+    }
+
+    /// Lets days go by, in which timers are due.
+    pub fn wait(&mut self, milliseconds: i64) -> Result<(), String> {
+        let until = self.now() + milliseconds;
+        while self.now() < until {
+            self.pass(43_200_000.min(until - self.now()));
+            self.tidy_up()?;
+        }
+        Ok(())
+    }
+
+    pub fn counted(&self) -> Counted {
+        let mut counted = self.faults.counted();
+        counted.insert("event late", self.story.late);
+        counted.insert("event twice", self.story.twice);
+        counted
+    }
+
+    /// A hash over all that was written and called, and in which order.
+    pub fn trace(&self) -> String {
+        let calls: Vec<usize> =
+            self.targets.values().map(|target| target.contents.lock().unwrap().log.len()).collect();
+        format!("{:016x} {calls:?} {}", self.bus.trace(), self.now())
+    }
+
+    /// The account of a worker at a target.
+    pub fn account(&self, worker: &str, target: &str) -> AccountId {
+        let (tenant, target) = (TENANT.into(), TargetName::from(target));
+        let identity = IdentityId::of_anchor(&tenant, &"hr".into(), &worker.into());
+        AccountId::of(&tenant, &target, &identity, &Intent::default_intent())
+    }
+
+    pub fn wanted(&self, worker: &str, target: &str) -> Wanted {
+        self.facts.wanted(worker, target, self.version, self.now())
+    }
+
+    // --- what happens by itself
+
+    fn random_below(&mut self, bound: u64) -> i64 {
+        self.random.below(bound) as i64
+    }
+
+    fn pass(&mut self, milliseconds: i64) {
+        self.clock.set(Timestamp(self.now() + milliseconds));
+        let off = |process: &Process| process.off.now().0;
+        let most = self.processors.iter().map(|processor| off(&processor.process)).max().unwrap_or(0);
+        self.latest = self.latest.max(self.now() + most.max(0));
+    }
+
+    fn take_step(&mut self, step: Step) {
+        if step.at > self.now() {
+            self.pass(step.at - self.now());
+        }
+        match step.what {
+            What::Event(told) => {
+                let record = Outgoing {
+                    topic: told.topic.to_owned(),
+                    partition: None,
+                    key: Some(told.key.clone().into_bytes()),
+                    value: Some(told.event.to_string().into_bytes()),
+                    headers: Vec::new(),
+                };
+                self.facts.take(&told);
+                self.append(record);
+            }
+            What::Operate(operate) => self.operate(&operate),
+            What::Switch(version) => self.switch(version),
+        }
+    }
+
+    /// As clients do: again until it is known to be there.
+    fn append(&self, record: Outgoing) {
+        while self.bus.append(vec![record.clone()]).is_err() {}
+    }
+
+    /// New rules reach all processes, one after the other: from now on none starts with the old ones.
+    fn switch(&mut self, version: Version) {
+        self.version = version;
+        for processor in &mut self.processors {
+            processor.running = None;
+            processor.process.not_before = 0;
+        }
+        // The rules are new once the first process has said so.
+        for _ in 0..1_000 {
+            self.turn_processor(0);
+            if self.processors[0].running.is_some() {
                 return;
             }
         }
-        panic!("seed {}: it did not come to rest", self.seed);
+        panic!("seed {}: no process starts with the new rules", self.seed);
     }
 
-    /// What a run left behind, to compare with another's.
-    pub fn trace(&self) -> String {
-        let logs: Vec<_> = self.targets.values().map(|target| target.contents.lock().unwrap().log.clone()).collect();
-        format!("{logs:?} {:?} {}", self.counted, self.clock.now())
-    }
-
-    fn one_thing(&mut self, old_disk: &lockstep::store::memory::MemorySnapshot) {
-        match self.random.below(100) {
-            0..25 => self.tell(),
-            25..55 => {
-                self.turn_processor();
-            }
-            55..85 => {
-                let target = *self.random.pick(&TARGETS);
-                self.turn_worker(target);
-            }
-            85..92 => {
-                let by = 1 + self.random.below(3_000) as i64;
-                self.pass(by);
-            }
-            92..95 => self.crash_processor(old_disk),
-            95..98 => self.crash_worker(),
-            98 => self.pass(60_000),
-            _ => self.repeat_a_command(),
-        }
-    }
-
-    fn pass(&self, milliseconds: i64) {
-        self.clock.set(Timestamp(self.clock.now().0 + milliseconds));
-    }
-
-    fn tell(&mut self) {
-        let Some(told) = self.story.told.get(self.told) else { return };
-        self.told += 1;
-        let record = Outgoing {
-            topic: told.topic.to_owned(),
-            partition: None,
-            key: Some(told.key.clone().into_bytes()),
-            value: Some(told.event.to_string().into_bytes()),
-            headers: Vec::new(),
+    fn operate(&mut self, operate: &Operate) {
+        let held = |target: Option<&'static str>, account| (target.map(TargetName::from), account);
+        let of = |world: &Self, target, worker: &str| held(Some(target), Some(world.account(worker, target)));
+        let actions = match operate {
+            Operate::Release(target) => vec![release(held(*target, None))],
+            Operate::Reject(target) => vec![reject(held(*target, None))],
+            Operate::ReleaseOne(target, worker) => vec![release(of(self, target, worker))],
+            Operate::RejectOne(target, worker) => vec![reject(of(self, target, worker))],
+            Operate::Redrive => self.dead_letters().into_iter().map(redrive).collect(),
+            Operate::Drop => self.dead_letters().into_iter().take(1).map(drop_letter).collect(),
         };
-        self.bus.append(vec![record]).expect("the event is taken");
+        for action in actions {
+            self.operations += 1;
+            let id = format!("o-{}", self.operations);
+            if matches!(action, Action::GuardReject { .. }) {
+                self.rejections.push(id.clone());
+            }
+            let operation =
+                Operation { id, tenant: TENANT.into(), actor: "sim".to_owned(), at: self.clock.now(), action };
+            let topic = self.topics.operations();
+            let encoded = PublicCodec::new(None).encode(PublicFormat::Json, &topic, &operation).expect("plain data");
+            let key = Some(operation.id.clone().into_bytes());
+            self.append(Outgoing { topic, partition: None, key, value: Some(encoded.value), headers: encoded.headers });
+        }
     }
 
-    fn turn_processor(&mut self) -> bool {
-        if self.processor.is_none() {
-            self.processor = Some(self.start_processor());
+    // --- processes
+
+    fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
+        let processors = self.processors.iter_mut().map(|processor| &mut processor.process);
+        processors.chain(self.workers.iter_mut().map(|worker| &mut worker.process))
+    }
+
+    fn own_clock(&self, process: &Process) -> Now {
+        Arc::new(OwnClock { truth: self.clock.clone(), off: process.off.clone() })
+    }
+
+    fn turn_processor(&mut self, which: usize) -> bool {
+        let now = self.now();
+        if self.processors[which].process.not_before > now {
+            return false;
         }
-        let processor = self.processor.as_mut().expect("just started");
-        match processor.turn(Duration::ZERO) {
-            Ok(turn) => turn.committed || turn.more,
-            // A commit after which the process is gone, whether it took place or not.
-            Err(_) if !self.commits.lock().unwrap().calm => {
-                self.processor = None;
+        if self.processors[which].running.is_none() {
+            match self.start_processor(which) {
+                Ok(started) => self.processors[which].running = Some(started),
+                Err(error) => {
+                    assert!(!self.faults.is_calm(), "seed {}: no processor starts: {error}", self.seed);
+                    return true;
+                }
+            }
+        }
+        let processor = &mut self.processors[which];
+        processor.process.idle_at = -1;
+        match processor.running.as_mut().expect("just started").turn(Duration::ZERO) {
+            Ok(turn) => {
+                let busy = turn.committed || turn.more;
+                if !busy {
+                    processor.process.idle_at = now;
+                }
+                busy
+            }
+            Err(error) => {
+                assert!(!self.faults.is_calm(), "seed {}: a processor stopped: {error}", self.seed);
+                processor.running = None;
                 true
             }
-            Err(error) => panic!("seed {}: the processor stopped: {error}", self.seed),
         }
     }
 
-    fn start_processor(&self) -> Processor {
+    fn start_processor(&self, which: usize) -> Result<Processor, lockstep::runtime::ProcessorError> {
+        let process = &self.processors[which].process;
         let metrics = Arc::new(Metrics::new());
         let settings = ProcessorSettings {
             topics: self.topics.clone(),
-            group: "lockstep.processor".to_owned(),
-            instance: "0".to_owned(),
-            inbox_partitions: PARTITIONS,
+            group: GROUP.to_owned(),
+            instance: process.instance.clone(),
+            inbox_partitions: self.layout.inbox_partitions,
             record_bytes: 1 << 20,
             dead_letter_bytes: 1 << 20,
         };
-        let stores: Arc<dyn Stores> = Arc::new(self.stores.clone());
         let public = Arc::new(PublicCodec::new(None));
-        let codecs =
-            Codecs { public: Arc::clone(&public), sources: SourceDecoder::new(None, ["acme".into()].into(), 262_144) };
+        let sources = SourceDecoder::new(None, [TENANT.into()].into(), 262_144);
+        let codecs = Codecs { public: Arc::clone(&public), sources };
         let publisher = Publisher::new(public, Arc::clone(&metrics));
         Processor::start(
             settings,
-            Arc::clone(&self.bus),
-            stores,
-            Arc::clone(&self.bundle),
+            Arc::new(self.bus.clone()),
+            Arc::new(process.disk.clone()),
+            rules::bundle(self.version, self.story.choices),
             publisher,
             Arc::new(codecs),
             metrics,
-            Arc::clone(&self.now),
+            self.own_clock(process),
         )
-        .unwrap_or_else(|error| panic!("seed {}: the processor does not start: {error}", self.seed))
     }
 
-    fn start_worker(&mut self, target: &'static str) -> LaneLoop {
+    fn start_worker(&mut self, which: usize) -> Result<LaneLoop, lockstep::worker::WorkerError> {
+        let now = self.own_clock(&self.workers[which].process);
+        let worker = &mut self.workers[which];
+        worker.newest = Arc::new(Newest::new());
         let settings = LaneSettings {
             topics: self.topics.clone(),
-            target: target.into(),
-            group: format!("lockstep.worker.{target}"),
-            instance: "0".to_owned(),
+            target: worker.target.into(),
+            group: worker_group(worker.target),
+            instance: worker.process.instance.clone(),
             format: PublicFormat::Json,
             policy: RetryPolicy::new(CALL_TIMEOUT, Instant::now()),
             concurrency: 3,
             dead_letter_bytes: 1 << 20,
         };
-        let newest = Arc::new(Newest::new());
-        self.workers.get_mut(target).expect("a target of the story").newest = Arc::clone(&newest);
         LaneLoop::start(
             settings,
-            Arc::clone(&self.bus),
-            Arc::new(self.stores.clone()),
+            Arc::new(self.bus.clone()),
+            Arc::new(worker.process.disk.clone()),
             Arc::new(PublicCodec::new(None)),
             Arc::new(Metrics::new()),
-            newest,
-            Arc::clone(&self.now),
+            Arc::clone(&worker.newest),
+            now,
         )
-        .unwrap_or_else(|error| panic!("seed {}: the worker of {target} does not start: {error}", self.seed))
     }
 
-    fn turn_worker(&mut self, target: &'static str) -> bool {
-        if self.workers[target].lanes.is_none() {
-            let lanes = self.start_worker(target);
-            self.workers.get_mut(target).expect("a target of the story").lanes = Some(lanes);
+    fn turn_worker(&mut self, which: usize) -> bool {
+        self.arrivals();
+        let now = self.now();
+        if self.workers[which].process.not_before > now {
+            return false;
         }
-        self.arrivals(target);
-        let now = self.clock.now();
-        let worker = self.workers.get_mut(target).expect("a target of the story");
+        if self.workers[which].running.is_none() {
+            match self.start_worker(which) {
+                Ok(started) => self.workers[which].running = Some(started),
+                Err(error) => {
+                    assert!(!self.faults.is_calm(), "seed {}: no worker starts: {error}", self.seed);
+                    return true;
+                }
+            }
+        }
+        self.moments(which);
+        let worker = &mut self.workers[which];
         let ended = std::mem::take(&mut worker.ended);
-        let lanes = worker.lanes.as_mut().expect("just started");
-        let had = ended.len();
+        let had = !ended.is_empty();
+        let lanes = worker.running.as_mut().expect("just started");
         match lanes.turn(ended, Duration::ZERO) {
             Ok(started) => {
-                let busy = had > 0 || !started.is_empty() || lanes.in_flight() > 0;
-                for call in started {
-                    let takes = Duration::from_millis(1 + self.random.below(CALL_TIMEOUT.as_millis() as u64 - 1));
-                    let takes = if self.random.percent(90) { Duration::from_millis(2) } else { takes };
-                    worker.calls.push((now.plus(takes), call));
+                let busy = had || !started.is_empty() || !worker.calls.is_empty() || lanes.in_flight() > 0;
+                for started in started {
+                    self.begin(which, started);
                 }
-                busy
+                busy || !self.bus.is_read(&worker_group(self.workers[which].target))
             }
-            Err(_) if !self.commits.lock().unwrap().calm => {
-                self.drop_worker(target);
+            Err(error) => {
+                assert!(!self.faults.is_calm(), "seed {}: a worker stopped: {error}", self.seed);
+                self.end_worker(which);
                 true
             }
-            Err(error) => panic!("seed {}: the worker of {target} stopped: {error}", self.seed),
         }
     }
 
-    /// Calls whose time has come reach the target, and their answers the worker, if it is still there.
-    fn arrivals(&mut self, target: &'static str) {
-        let now = self.clock.now();
-        let connector = Arc::clone(&self.targets[target]);
-        let worker = self.workers.get_mut(target).expect("a target of the story");
-        let mut waiting = Vec::new();
-        for (at, call) in std::mem::take(&mut worker.orphans) {
-            if at > now {
-                waiting.push((at, call));
+    fn begin(&mut self, which: usize, started: StartedCall) {
+        let worker = &mut self.workers[which];
+        let (connector, newest) = (Arc::clone(&self.targets[worker.target]), Arc::clone(&worker.newest));
+        let StartedCall { id, call } = started;
+        let call = Box::pin(async move { make(connector.as_ref(), &call, &newest, NEVER).await });
+        worker.calls.push(InFlight { id, at: self.clock.now().0, moments: 0, call });
+    }
+
+    /// Calls go on: requests arrive, answers come.
+    fn moments(&mut self, which: usize) {
+        let now = self.now();
+        let _runtime = self.calls.enter();
+        let worker = &mut self.workers[which];
+        let mut under_way = Vec::new();
+        for mut call in std::mem::take(&mut worker.calls) {
+            if call.at > now {
+                under_way.push(call);
                 continue;
             }
-            self.counted.late_calls += 1;
-            self.calls.block_on(make(connector.as_ref(), &call.call, &Newest::new(), CALL_TIMEOUT));
-        }
-        worker.orphans = waiting;
-        let mut waiting = Vec::new();
-        for (at, started) in std::mem::take(&mut worker.calls) {
-            if at > now {
-                waiting.push((at, started));
-                continue;
+            match call.call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(ended) => worker.ended.push(Completion { id: call.id, ended }),
+                Poll::Pending => {
+                    let slow = self.random.percent(8) && !self.faults.is_calm();
+                    call.at = now + 1 + if slow { self.random.below(EXCHANGE_MS as u64 / 2) as i64 - 1 } else { 1 };
+                    call.moments += 1;
+                    under_way.push(call);
+                }
             }
-            let ended = self.calls.block_on(make(connector.as_ref(), &started.call, &worker.newest, CALL_TIMEOUT));
-            worker.ended.push(Completion { id: started.id, ended });
         }
-        worker.calls = waiting;
+        worker.calls = under_way;
+    }
+
+    /// Requests of processes that are gone arrive, and nobody waits for their answers.
+    fn arrivals(&mut self) {
+        let now = self.now();
+        let _runtime = self.calls.enter();
+        let (arrived, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.orphans).into_iter().partition(|call| call.at <= now);
+        self.orphans = waiting;
+        for mut call in arrived {
+            self.faults.count("request of a dead process arrived");
+            // Whatever the target answers.
+            let _ = call.call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+
+    /// The worker is gone. What it had asked a target to do may still arrive, within the time-out of an exchange.
+    fn end_worker(&mut self, which: usize) {
+        let worker = &mut self.workers[which];
+        worker.running = None;
+        worker.ended.clear();
+        for mut call in std::mem::take(&mut worker.calls) {
+            if call.moments % 2 == 1 && self.random.percent(60) {
+                call.at += self.random.below(EXCHANGE_MS as u64 / 2) as i64;
+                self.orphans.push(call);
+            }
+        }
+    }
+
+    // --- what goes wrong
+
+    fn go_wrong(&mut self) {
+        match self.random.below(12) {
+            0 if self.faults.happens("processor crash", 600) => {
+                let which = self.random.below(self.processors.len() as u64) as usize;
+                self.processors[which].running = None;
+                let off = self.down_for();
+                self.processors[which].process.not_before = off;
+                let faults = self.faults.clone();
+                spoil(&mut self.processors[which].process, &faults);
+            }
+            1 if self.faults.happens("worker crash", 600) => {
+                let which = self.random.below(self.workers.len() as u64) as usize;
+                self.end_worker(which);
+                let off = self.down_for();
+                self.workers[which].process.not_before = off;
+                let faults = self.faults.clone();
+                spoil(&mut self.workers[which].process, &faults);
+            }
+            2 => {
+                let now = self.now();
+                let until = now + self.random_below(5 * 60_000);
+                let which = self.random.below((self.processors.len() + self.workers.len()) as u64) as usize;
+                if self.faults.happens("process hung", 500) {
+                    self.processes().nth(which).expect("there are so many").not_before = until;
+                }
+            }
+            3..5 => self.expire(),
+            5 if self.faults.happens("clock off", 400) => {
+                let by = self.random_below(2 * SKEW_MS as u64) - SKEW_MS;
+                self.some_process().off.set(Timestamp(by));
+                self.pass(0);
+            }
+            6 if self.faults.happens("clock jumped forward", 150) => {
+                let by = self.random_below(2 * 3_600_000);
+                self.jump(by);
+            }
+            7 if self.faults.happens("clock jumped back", 150) => {
+                let by = -self.random_below(2 * 3_600_000);
+                self.jump(by);
+            }
+            8 | 9 => self.repeat_a_command(),
+            10 => {
+                let target = Arc::clone(&self.targets[TARGETS[0]]);
+                // The last look at a deprovision comes a day after it.
+                if self.faults.happens("disable undone at the target", 400)
+                    && !target.undo(Duration::from_secs(20 * 3_600))
+                {
+                    self.faults.count("(nothing to undo)");
+                }
+            }
+            _ => {
+                let which = self.random.below((self.processors.len() + self.workers.len()) as u64) as usize;
+                let process = self.processes().nth(which).expect("there are so many");
+                process.old_disk = process.disk.snapshot();
+            }
+        }
+    }
+
+    fn down_for(&mut self) -> i64 {
+        let now = self.now();
+        match self.random.below(3) {
+            0 => now,
+            1 => now + self.random_below(20_000),
+            _ => now + self.random_below(10 * 60_000),
+        }
+    }
+
+    fn some_process(&mut self) -> &mut Process {
+        let which = self.random.below((self.processors.len() + self.workers.len()) as u64) as usize;
+        self.processes().nth(which).expect("there are so many")
+    }
+
+    /// For a moment, in which it does something.
+    fn jump(&mut self, by: i64) {
+        let which = self.random.below((self.processors.len() + self.workers.len()) as u64) as usize;
+        let process = self.processes().nth(which).expect("there are so many");
+        let was = process.off.now();
+        process.off.set(Timestamp(by));
+        self.pass(0);
+        for _ in 0..3 {
+            match which.checked_sub(self.processors.len()) {
+                None => self.turn_processor(which),
+                Some(which) => self.turn_worker(which),
+            };
+        }
+        self.processes().nth(which).expect("it is still there").off.set(was);
+    }
+
+    /// The session of one that hangs or is down runs out, and others take over.
+    fn expire(&mut self) {
+        let now = self.now();
+        let mut gone: Vec<(String, String)> = Vec::new();
+        for processor in self.processors.iter().filter(|processor| processor.process.not_before > now) {
+            gone.push((GROUP.to_owned(), processor.process.instance.clone()));
+        }
+        for worker in self.workers.iter().filter(|worker| worker.process.not_before > now) {
+            gone.push((worker_group(worker.target), worker.process.instance.clone()));
+        }
+        for (group, instance) in gone {
+            if self.faults.happens("session ran out", 700) {
+                self.bus.expire(&group, &instance);
+            }
+        }
     }
 
     /// Somebody replays an old command, as at-least-once tools do.
     fn repeat_a_command(&mut self) {
         let target = *self.random.pick(&TARGETS);
-        let records = read_all(self.bus.as_ref(), &self.topics.commands(&target.into()));
-        if records.is_empty() {
+        let commands = self.bus.written(&self.topics.commands(&target.into()), 0);
+        if commands.is_empty() || !self.faults.happens("old command replayed", 400) {
             return;
         }
-        let again = self.random.pick(&records);
-        let record = Outgoing {
-            topic: again.topic.clone(),
-            partition: Some(again.partition),
-            key: again.key.clone(),
-            value: again.value.clone(),
-            headers: vec![(REPLAYED.to_owned(), Vec::new())],
-        };
-        self.bus.append(vec![record]).expect("the command is taken");
-        self.counted.stale_commands += 1;
+        let again = self.random.pick(&commands).clone();
+        let headers = vec![(REPLAYED.to_owned(), Vec::new())];
+        self.append(Outgoing { headers, ..again });
     }
 
-    /// The process is gone between two turns: nothing in its memory is left, and its disk may be an old one, or none.
-    fn crash_processor(&mut self, old_disk: &lockstep::store::memory::MemorySnapshot) {
-        self.counted.processor_crashes += 1;
-        self.processor = None;
-        match self.random.below(4) {
-            0 => {
-                self.counted.lost_disks += 1;
-                self.stores.wipe();
-                // One disk for all in this installation: whoever has it open goes down with it.
-                TARGETS.iter().for_each(|target| self.drop_worker(target));
+    // --- what can be seen at any time
+
+    /// Processors are left alone until they have caught up; then whoever is still in past the deadline must be known.
+    fn calm_moment(&mut self) -> Result<(), String> {
+        let straight = self.processors.iter().all(|p| p.process.off.now().0.abs() <= SKEW_MS);
+        if self.faults.is_calm() || !straight {
+            return Ok(());
+        }
+        self.faults.calm(true);
+        for processor in &mut self.processors {
+            processor.process.not_before = 0;
+        }
+        for _ in 0..200 {
+            let busy: Vec<bool> = (0..self.processors.len()).map(|which| self.turn_processor(which)).collect();
+            if !busy.contains(&true) && self.bus.is_read(GROUP) {
+                break;
             }
-            1 => {
-                self.counted.stale_disks += 1;
-                self.stores.restore(old_disk);
-                TARGETS.iter().for_each(|target| self.drop_worker(target));
+        }
+        let found = if self.bus.is_read(GROUP) { self.watch() } else { Err("processors don't catch up".to_owned()) };
+        self.faults.calm(false);
+        found
+    }
+
+    /// No access past its deadline without an alert.
+    pub fn watch(&mut self) -> Result<(), String> {
+        self.read_alerts();
+        let (now, workers) = (self.now(), self.story.workers.clone());
+        for target in TARGETS {
+            let shown = self.targets[target].shown();
+            for worker in &workers {
+                let account = self.account(worker, target);
+                let key = (worker.clone(), target);
+                let gone = self.wanted(worker, target) == Wanted::None;
+                if !gone || !shown.get(&account).is_some_and(|(active, _)| *active) {
+                    self.unwanted.remove(&key);
+                    continue;
+                }
+                let since = *self.unwanted.entry(key).or_insert(now);
+                let open = self.alerts.contains_key(&format!("deprovision/{account}"));
+                let undone = self.targets[target].contents.lock().unwrap().undone.contains(&account);
+                if now - since > rules::DEADLINE_MS + ALERT_SLACK_MS && !open && !undone && !self.is_rejected(&account) {
+                    return Err(format!(
+                        "{target}: {worker} ({account}) is unwanted for {} s, can still get in, and no alert is open",
+                        (now - since) / 1_000
+                    ));
+                }
             }
-            _ => {}
+        }
+        Ok(())
+    }
+
+    fn read_alerts(&mut self) {
+        let codec = PublicCodec::new(None);
+        let records = self.bus.written(&self.topics.alerts(), self.alerts_read);
+        self.alerts_read += records.len();
+        for record in records {
+            let alert: Alert = codec.decode(&record.value.unwrap_or_default()).expect("an alert");
+            match alert.state {
+                AlertState::Raised => drop(self.alerts.insert(alert.key.clone(), alert)),
+                AlertState::Resolved => drop(self.alerts.remove(&alert.key)),
+            }
         }
     }
 
-    fn crash_worker(&mut self) {
-        let target = *self.random.pick(&TARGETS);
-        self.counted.worker_crashes += 1;
-        self.drop_worker(target);
+    /// An operator decided that the account stays.
+    pub fn is_rejected(&self, account: &AccountId) -> bool {
+        crate::auditor::decisions(self).iter().any(|decision| {
+            use lockstep::model::DecisionKind::DeprovisionRejected;
+            decision.account.as_ref() == Some(account)
+                && matches!(&decision.kind, DeprovisionRejected { operation } if self.rejections.contains(operation))
+        })
     }
 
-    fn drop_worker(&mut self, target: &'static str) {
-        let worker = self.workers.get_mut(target).expect("a target of the story");
-        worker.lanes = None;
-        worker.ended.clear();
-        // What was sent arrives, or doesn't: within the call's time-out, which the next owner waits out.
-        for call in std::mem::take(&mut worker.calls) {
-            if self.random.percent(50) {
-                worker.orphans.push(call);
+    /// The newest row of each key of a compacted topic.
+    pub fn rows(&self, topic: &str) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let mut rows = BTreeMap::new();
+        for record in self.bus.written(topic, 0) {
+            let key = record.key.expect("a compacted topic's records have keys");
+            match record.value {
+                Some(value) => drop(rows.insert(key, value)),
+                None => drop(rows.remove(&key)),
             }
         }
+        rows
+    }
+
+    /// What the Guard holds.
+    pub fn held(&self) -> Vec<Held> {
+        let guard = key::entity(&EntityKey::Guard { tenant: TENANT.into() });
+        let rows = self.rows(&self.topics.state());
+        let held = rows.range(guard.clone()..).take_while(|(key, _)| key.starts_with(&guard));
+        held.filter(|(key, _)| key[guard.len()..].starts_with(b"held/"))
+            .map(|(_, row)| envelope::open(row).expect("a held row"))
+            .collect()
+    }
+
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        let codec = PublicCodec::new(None);
+        let topics = TARGETS.map(|target| self.topics.dead_letters(&target.into()));
+        let rows = topics.iter().flat_map(|topic| self.rows(topic).into_values());
+        rows.map(|letter| codec.decode(&letter).expect("a dead letter")).collect()
+    }
+
+    /// Where a worker group stands in a partition of its commands.
+    pub fn commands_read(&self, target: &'static str, partition: u32) -> i64 {
+        self.bus.committed(&worker_group(target), &self.topics.commands(&target.into()), partition)
+    }
+}
+
+/// Marks a command that Lockstep did not write.
+pub const REPLAYED: &str = "replayed";
+
+fn worker_group(target: &str) -> String {
+    format!("lockstep.worker.{target}")
+}
+
+type Which = (Option<TargetName>, Option<AccountId>);
+
+fn release((target, account): Which) -> Action {
+    Action::GuardRelease { target, account }
+}
+
+fn reject((target, account): Which) -> Action {
+    Action::GuardReject { target, account }
+}
+
+fn redrive(letter: DeadLetter) -> Action {
+    let DeadLetter { command, .. } = letter;
+    let (target, account, identity) = (command.target, command.account, command.identity);
+    Action::Redrive { target, account, identity, routing_key: command.routing_key }
+}
+
+fn drop_letter(letter: DeadLetter) -> Action {
+    let DeadLetter { command, .. } = letter;
+    let (target, account, identity) = (command.target, command.account, command.identity);
+    Action::Drop { target, account, identity, routing_key: command.routing_key }
+}
+
+/// A crash may cost the disk, or bring an old one back.
+fn spoil(process: &mut Process, faults: &Faults) {
+    if faults.happens("disk lost", 250) {
+        process.disk.wipe();
+    } else if faults.happens("disk stale", 250) {
+        process.disk.restore(&process.old_disk);
     }
 }
 
 /// The topics as `lockstep topics apply` makes them.
-fn specs(names: &TopicNames) -> Vec<TopicSpec> {
-    let wishes = Wishes { inbox_partitions: PARTITIONS, command_partitions: 2, ..Wishes::default() };
+fn specs(names: &TopicNames, layout: Layout) -> Vec<TopicSpec> {
+    let wishes = Wishes {
+        inbox_partitions: layout.inbox_partitions,
+        command_partitions: layout.command_partitions,
+        ..Wishes::default()
+    };
     let mut specs = topics::specs(names, &TARGETS.map(TargetName::from), &wishes);
-    specs.extend([story::HR_TOPIC, story::IDP_TOPIC].map(|topic| topics::source(topic, 2)));
+    specs.extend(SOURCE_TOPICS.map(|topic| topics::source(topic, 2)));
     specs
-}
-
-/// Everything on a topic.
-pub fn read_all(bus: &dyn Bus, topic: &str) -> Vec<Incoming> {
-    let mut reader = bus.reader().expect("a reader");
-    for partition in 0..bus.partitions(topic).expect("partitions").unwrap_or(0) {
-        reader.seek(topic, partition, 0).expect("a seek");
-    }
-    let mut all = Vec::new();
-    loop {
-        let records = reader.poll(1_000, Duration::ZERO).expect("a poll");
-        if records.is_empty() {
-            return all;
-        }
-        all.extend(records);
-    }
 }
