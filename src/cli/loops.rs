@@ -212,6 +212,7 @@ impl Parts {
             inbox_partitions: self.installation.inbox_partitions,
             record_bytes: self.largest(&topics.inbox()),
             dead_letter_bytes: self.largest(&topics.source_dead_letters()),
+            through_inbox: false,
             topics,
         };
         let heartbeat = self.health.heartbeat("processor", MAX_SILENCE);

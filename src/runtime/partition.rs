@@ -13,8 +13,10 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// Longest chain of messages within one partition that one inbox record sets off; what follows goes through the inbox.
-const MAX_LOCAL_DELIVERIES: usize = 1_000;
+/// Longest chain of messages within one partition that one inbox record sets off; what follows goes through the inbox, where a
+/// later message of the same sender could overtake it. A step emits `MAX_EFFECTS` at most, who is reached by them answers with
+/// a few, and 10,000 may have waited for a quarantined entity: a longer chain is a bug.
+const MAX_LOCAL_DELIVERIES: usize = 50_000;
 
 const META_BUNDLE: &str = "bundle";
 const META_CLOCK: &str = "clock";
@@ -39,6 +41,8 @@ pub struct Partition {
     pub store: Box<dyn Store>,
     pub written: Written,
     pub bundle: Arc<Bundle>,
+    /// Every message takes the way through the inbox.
+    pub through_inbox: bool,
     /// Newest time that any step of this partition has seen: it never goes back.
     pub(super) clock: Timestamp,
     /// Largest record that Lockstep's own topics take.
@@ -77,7 +81,8 @@ impl Partition {
         let usable = bundle.is_some();
         let bundle = bundle.unwrap_or_else(|| Arc::clone(current));
         let written = Written::default();
-        let mut partition = Self { id, count, store, written, bundle, clock, record_bytes, sweep, refused };
+        let mut partition =
+            Self { id, count, store, written, bundle, through_inbox: false, clock, record_bytes, sweep, refused };
         // A release that can use what the former one could not, or one that can't use what that did.
         match wanted {
             Some(wanted) => partition.switch(wanted),
@@ -199,7 +204,7 @@ impl Partition {
         let mut delivered = 0;
         while let Some(message) = queue.pop_front() {
             delivered += 1;
-            let local = delivered < MAX_LOCAL_DELIVERIES;
+            let local = delivered < MAX_LOCAL_DELIVERIES && !self.through_inbox;
             for message in self.handle(message, emitted)? {
                 if local && message.to.routing_key.partition(self.count) == self.id && !is_continue(&message) {
                     queue.push_back(message);

@@ -53,6 +53,8 @@ pub struct ProcessorSettings {
     pub record_bytes: usize,
     /// Largest record that `source-dead-letters` takes.
     pub dead_letter_bytes: usize,
+    /// No message is delivered within the transaction that it was sent in: for tests, which compare with one where it is.
+    pub through_inbox: bool,
 }
 
 /// What a turn did.
@@ -292,7 +294,7 @@ impl Processor {
         })?;
         for (id, store) in stores {
             let bundles = &mut self.bundles;
-            let partition = Partition::open(
+            let mut partition = Partition::open(
                 PartitionId(id),
                 self.settings.inbox_partitions,
                 self.settings.record_bytes,
@@ -300,6 +302,7 @@ impl Processor {
                 &self.bundle,
                 |hash| bundles.usable(hash).map_err(ProcessorError::from),
             )?;
+            partition.through_inbox = self.settings.through_inbox;
             self.publisher.restored(&partition)?;
             self.partitions.insert(id, partition);
             self.positions.insert(id, ends[&id]);

@@ -91,6 +91,7 @@ impl House {
             instance: "0".to_owned(),
             inbox_partitions: partitions,
             dead_letter_bytes: 1 << 20,
+            through_inbox: false,
             record_bytes: 1 << 20,
         };
         let sources = SourceDecoder::new(None, ["acme".into()].into(), 262_144);

@@ -2,15 +2,14 @@
 
 use crate::rules::{GRACE_MS, TARGETS};
 use crate::target::plain;
-use crate::truth::Wanted;
-use crate::world::{REPLAYED, World};
-use lockstep::codec::public::{Public, PublicCodec};
-use lockstep::entity::{AccountRow, Removal, key};
+use crate::truth::{Account, Wanted};
+use crate::world::World;
+use lockstep::entity::{AccountRow, IdentityHead, IdentityRecord, Removal, key};
 use lockstep::model::{
-    AccountId, Command, Decision, DecisionKind, EntityKey, Generation, Outcome, ResultEvent, TargetName,
-    envelope,
+    AccountId, Command, Decision, DecisionKind, EntityKey, Generation, Outcome, ResultEvent, envelope,
 };
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// What must hold whenever everything is at rest and nothing goes wrong any more, before operators tidy up.
 pub fn at_rest(world: &World) -> Result<(), String> {
@@ -29,7 +28,7 @@ pub fn at_rest(world: &World) -> Result<(), String> {
 pub fn in_the_end(world: &World) -> Result<(), String> {
     at_rest(world)?;
     for target in TARGETS {
-        accounts(world, target).map_err(|fault| format!("{fault}\n{}", history(world, target)))?;
+        accounts(world, target)?;
     }
     Ok(())
 }
@@ -48,7 +47,7 @@ pub fn same(one: &World, other: &World) -> Result<(), String> {
             if mine != theirs {
                 return Err(format!(
                     "{target}: {worker} ({account}) has {mine:?}, and {theirs:?} in the serial reference\n{}",
-                    history(one, target)
+                    history(one, target, &account)
                 ));
             }
         }
@@ -65,21 +64,18 @@ fn accounts(world: &World, target: &'static str) -> Result<(), String> {
     for worker in &world.story.workers {
         let account = world.account(worker, target);
         let observed = shown.remove(&account);
-        match (world.wanted(worker, target), observed) {
-            (Wanted::Account(wanted), Some((true, has))) if wanted == has => {}
+        let fault = match (world.wanted(worker, target), observed) {
+            (Wanted::Account(wanted), Some((true, has))) if wanted == has => continue,
             (Wanted::Account(wanted), Some((active, has))) => {
-                return Err(format!(
-                    "{target}: the account of {worker} ({account}) is active {active} with {has:?}, but should be {wanted:?}"
-                ));
+                format!("the account of {worker} is active {active} with {has:?}, but should be {wanted:?}")
             }
-            (Wanted::Account(_), None) => {
-                return Err(format!("{target}: {worker} ({account}) should have an account and has none"));
-            }
+            (Wanted::Account(_), None) => format!("{worker} should have an account and has none"),
             (Wanted::None, Some((true, _))) if !world.is_rejected(&account) => {
-                return Err(format!("{target}: {worker} ({account}) is out and can still get in"));
+                format!("{worker} is out and can still get in")
             }
-            (Wanted::None | Wanted::Unknown, _) => {}
-        }
+            (Wanted::None | Wanted::Unknown, _) => continue,
+        };
+        return Err(format!("{target}: {fault}\n{}", history(world, target, &account)));
     }
     match shown.keys().next() {
         Some(account) => Err(format!("{target}: {account} is nobody's")),
@@ -98,7 +94,7 @@ pub fn after_the_grace(world: &World) -> Result<(), String> {
                 return Err(format!(
                     "{target}: {worker} ({account}) is out for more than {} days, and {left:?} is left\n{}",
                     GRACE_MS / 86_400_000,
-                    history(world, target)
+                    history(world, target, &account)
                 ));
             }
         }
@@ -107,7 +103,7 @@ pub fn after_the_grace(world: &World) -> Result<(), String> {
 }
 
 /// Generations of an account go 1, 2, 3 without gap or repetition.
-fn generations(target: &str, commands: &[Command]) -> Result<BTreeMap<AccountId, Generation>, String> {
+fn generations(target: &str, commands: &[Rc<Command>]) -> Result<BTreeMap<AccountId, Generation>, String> {
     let mut last: BTreeMap<AccountId, Generation> = BTreeMap::new();
     for command in commands {
         let before = last.insert(command.account.clone(), command.generation).unwrap_or_default();
@@ -122,23 +118,22 @@ fn generations(target: &str, commands: &[Command]) -> Result<BTreeMap<AccountId,
 }
 
 /// At the target nothing older follows anything newer, and the same command comes twice only after a read.
-fn calls(world: &World, target: &str, last: &BTreeMap<AccountId, Generation>) -> Result<(), String> {
-    let contents = world.targets[target].contents.lock().unwrap();
+fn calls(world: &World, target: &'static str, last: &BTreeMap<AccountId, Generation>) -> Result<(), String> {
+    let log = world.targets[target].contents.lock().unwrap().log.clone();
     let mut newest: BTreeMap<&AccountId, Generation> = BTreeMap::new();
-    for call in &contents.log {
-        let before = newest.insert(&call.account, call.generation).unwrap_or_default();
-        if call.generation < before {
-            return Err(format!("{target}: generation {} reached {} after {before}", call.generation, call.account));
-        }
-        if call.generation == before && !call.read_before {
-            return Err(format!("{target}: {} was repeated for {} without a read", call.op, call.account));
-        }
-        if last.get(&call.account).is_none_or(|last| call.generation > *last) {
-            return Err(format!(
-                "{target}: {} was called for {} with generation {} that nobody issued",
-                call.op, call.account, call.generation
-            ));
-        }
+    for call in &log {
+        let (op, account, generation) = (call.op, &call.account, call.generation);
+        let before = newest.insert(account, generation).unwrap_or_default();
+        let fault = if generation < before {
+            format!("generation {generation} reached {account} after {before}")
+        } else if generation == before && !call.read_before {
+            format!("{op} was repeated for {account} without a read")
+        } else if last.get(account).is_none_or(|last| generation > *last) {
+            format!("{op} was called for {account} with generation {generation} that nobody issued")
+        } else {
+            continue;
+        };
+        return Err(format!("{target}: {fault}\n{}", history(world, target, account)));
     }
     Ok(())
 }
@@ -146,16 +141,13 @@ fn calls(world: &World, target: &str, last: &BTreeMap<AccountId, Generation>) ->
 /// Every command ends applied, superseded, or dead-lettered and alerted. At rest none is parked any more.
 fn ends(
     world: &World,
-    target: &str,
-    commands: &[Command],
+    target: &'static str,
+    commands: &[Rc<Command>],
     last: &BTreeMap<AccountId, Generation>,
 ) -> Result<(), String> {
     let mut outcomes: BTreeMap<(&AccountId, Generation), Outcome> = BTreeMap::new();
-    let results: Vec<ResultEvent> = decoded(world, &world.topics.results());
-    let mut results: Vec<&ResultEvent> = results.iter().filter(|result| result.target.as_str() == target).collect();
-    // Each partition is in order; all of them together are as they were committed.
-    results.sort_by_key(|result| result.generation);
-    for result in results {
+    let results = results(world);
+    for result in results.iter().filter(|result| result.target.as_str() == target) {
         if result.generation > last.get(&result.account).copied().unwrap_or_default() {
             return Err(format!("{target}: a result of {} {} that nobody issued", result.account, result.generation));
         }
@@ -181,7 +173,10 @@ fn ends(
                     return Err(format!("{} is a dead letter, listed {listed}, alerted {alerted}", what()));
                 }
             }
-            other => return Err(format!("{} has not ended: {other:?}\n{}", what(), history(world, target))),
+            other => {
+                let history = history(world, target, &command.account);
+                return Err(format!("{} has not ended: {other:?}\n{history}", what()));
+            }
         }
     }
     Ok(())
@@ -191,8 +186,8 @@ fn ends(
 fn commanded(world: &World) -> Result<(), String> {
     let mut said: BTreeMap<AccountId, u64> = BTreeMap::new();
     for decision in decisions(world) {
-        if let (DecisionKind::Commanded { .. }, Some(account)) = (decision.kind, decision.account) {
-            *said.entry(account).or_default() += 1;
+        if let (DecisionKind::Commanded { .. }, Some(account)) = (&decision.kind, &decision.account) {
+            *said.entry(account.clone()).or_default() += 1;
         }
     }
     for target in TARGETS {
@@ -211,13 +206,10 @@ fn commanded(world: &World) -> Result<(), String> {
 
 /// What the Guard holds is what is frozen, and nothing else: a removal that nobody can release would stay for ever.
 fn held(world: &World) -> Result<(), String> {
-    let mut held: BTreeMap<AccountId, u64> =
-        world.held().into_iter().map(|held| (held.account, held.epoch)).collect();
-    for (row_key, row) in world.rows(&world.topics.state()) {
-        let Some((EntityKey::Identity { .. }, name)) = key::parse(&row_key) else { continue };
-        if !name.starts_with("account/") {
-            continue;
-        }
+    let mut held: BTreeMap<AccountId, u64> = world.held().into_iter().map(|held| (held.account, held.epoch)).collect();
+    for (_, _, row) in
+        rows_of(world, |of, name| matches!(of, EntityKey::Identity { .. }) && name.starts_with("account/"))
+    {
         let row: AccountRow = envelope::open(&row).map_err(|error| format!("an account's row: {error}"))?;
         match (&row.removal, held.remove(&row.account)) {
             (Removal::Held { epoch, .. }, Some(of)) if of == *epoch => {}
@@ -237,57 +229,124 @@ fn held(world: &World) -> Result<(), String> {
 
 /// Nothing in any story is more than Lockstep can handle.
 fn quarantined(world: &World) -> Result<(), String> {
-    let rows = world.rows(&world.topics.state());
-    let marks = rows.keys().filter_map(|row| key::parse(row)).filter(|(_, name)| name == key::QUARANTINE);
-    match marks.map(|(of, _)| of).next() {
-        Some(of) => Err(format!("{of} is in quarantine")),
+    match rows_of(world, |_, name| name == key::QUARANTINE).into_iter().next() {
+        Some((of, ..)) => Err(format!("{of} is in quarantine")),
         None => Ok(()),
     }
 }
 
-/// Those that Lockstep wrote.
-pub fn commands(world: &World, target: &str) -> Vec<Command> {
-    let codec = PublicCodec::new(None);
-    let written = world.bus.written(&world.topics.commands(&TargetName::from(target)), 0);
-    let own = written.into_iter().filter(|record| !record.headers.iter().any(|(name, _)| name == REPLAYED));
-    own.map(|record| codec.decode(&record.value.unwrap_or_default()).expect("a command")).collect()
+/// Rows of entities, as they are committed.
+fn rows_of(world: &World, chosen: impl Fn(&EntityKey, &str) -> bool) -> Vec<(EntityKey, String, Vec<u8>)> {
+    world.bus.rows(&world.topics.state(), |rows| {
+        let parsed = rows.iter().filter_map(|(row_key, row)| Some((key::parse(row_key)?, row)));
+        parsed.filter(|((of, name), _)| chosen(of, name)).map(|((of, name), row)| (of, name, row.clone())).collect()
+    })
 }
 
-pub fn decisions(world: &World) -> Vec<Decision> {
-    decoded(world, &world.topics.decisions())
+fn commands(world: &World, target: &'static str) -> Vec<Rc<Command>> {
+    let log = &world.logs.commands[usize::from(target != TARGETS[0])];
+    log.all(&world.bus, &world.topics.commands(&target.into()))
 }
 
-fn decoded<T: Public>(world: &World, topic: &str) -> Vec<T> {
-    let codec = PublicCodec::new(None);
-    let written = world.bus.written(topic, 0);
-    written.into_iter().map(|record| codec.decode(&record.value.unwrap_or_default()).expect("a public record")).collect()
+fn decisions(world: &World) -> Vec<Rc<Decision>> {
+    world.logs.decisions.all(&world.bus, &world.topics.decisions())
 }
 
-/// What was commanded and what was called, for whoever looks for the fault.
-fn history(world: &World, target: &str) -> String {
-    let mut lines: Vec<String> = commands(world, target)
-        .iter()
-        .map(|command| {
-            format!(
-                "  command {} {}@{} by {} at {} {:?} groups {:?} revoked {:?}",
-                command.op,
-                command.account,
-                command.generation,
-                command.cause.event,
-                command.issued.0,
-                plain(&command.desired.attributes),
-                command.desired.entitlements.groups,
-                command.revoked
-            )
-        })
-        .collect();
-    lines.sort();
+fn results(world: &World) -> Vec<Rc<ResultEvent>> {
+    world.logs.results.all(&world.bus, &world.topics.results())
+}
+
+/// What was decided, commanded, called and answered of one account, for whoever looks for the fault.
+pub fn history(world: &World, target: &'static str, account: &AccountId) -> String {
+    let mut lines: Vec<(i64, String)> = Vec::new();
+    for command in commands(world, target).iter().filter(|command| command.account == *account) {
+        let line = format!(
+            "command {}@{} by {} {:?} groups {:?} revoked {:?}",
+            command.op,
+            command.generation,
+            command.cause.event,
+            plain(&command.desired.attributes),
+            command.desired.entitlements.groups,
+            command.revoked
+        );
+        lines.push((command.issued.0, line));
+    }
+    for decision in decisions(world).iter().filter(|decision| decision.account.as_ref() == Some(account)) {
+        lines.push((decision.at.0, format!("decision {:?} by {}", decision.kind, decision.cause)));
+    }
+    for result in results(world) {
+        if result.account == *account {
+            let line = format!("result {:?} {}@{} {:?}", result.outcome, result.op, result.generation, result.message);
+            lines.push((result.at.0, line));
+        }
+    }
     let contents = world.targets[target].contents.lock().unwrap();
-    lines.extend(contents.log.iter().map(|call| {
-        format!(
-            "  call {} {}@{} at {} groups {:?} revoked {:?} lie {}",
-            call.op, call.account, call.generation, call.at.0, call.groups, call.revoked, call.lie
-        )
-    }));
-    lines.join("\n")
+    for call in contents.log.iter().filter(|call| call.account == *account) {
+        let line = format!(
+            "call {}@{} groups {:?} revoked {:?} lie {}",
+            call.op, call.generation, call.groups, call.revoked, call.lie
+        );
+        lines.push((call.at.0, line));
+    }
+    lines.sort_by_key(|(at, _)| *at);
+    let lines: Vec<String> = lines.into_iter().map(|(at, line)| format!("  {at} {line}")).collect();
+    format!("now {}, account {account}:\n{}", world.now(), lines.join("\n"))
+}
+
+/// What an installation has come to, less what depends on when each step was taken.
+pub struct Entities {
+    /// By the identity's row, as text.
+    identities: BTreeMap<String, String>,
+    accounts: BTreeMap<(&'static str, AccountId), (bool, Account)>,
+    commands: BTreeMap<(&'static str, AccountId), Vec<String>>,
+}
+
+pub fn entities(world: &World) -> Entities {
+    let mut identities = BTreeMap::new();
+    for (of, name, row) in rows_of(world, |of, _| matches!(of, EntityKey::Identity { .. })) {
+        let text = match name.split_once('/') {
+            None if name == key::HEAD => {
+                let head: IdentityHead = envelope::open(&row).expect("an identity's head");
+                format!("{} {:?} ended {} failing {:?}", head.kind, head.phase, head.ended.is_some(), head.failing)
+            }
+            Some(("record", _)) => {
+                let record: IdentityRecord = envelope::open(&row).expect("an identity's record");
+                format!("{:?} of {:?}", record.attributes, record.time)
+            }
+            Some(("account", _)) => {
+                let row: AccountRow = envelope::open(&row).expect("an account's row");
+                let (removal, last) = (std::mem::discriminant(&row.removal), row.last.map(|last| last.outcome));
+                let state = (row.generation, row.state, row.desired, row.external_id.is_some(), last, row.dead);
+                format!("{state:?} {removal:?} clock {}", row.clock.is_some())
+            }
+            _ => continue,
+        };
+        identities.insert(format!("{of} {name}"), text);
+    }
+    let (mut accounts, mut issued) = (BTreeMap::new(), BTreeMap::new());
+    for target in TARGETS {
+        let shown = world.targets[target].shown();
+        accounts.extend(shown.into_iter().map(|(account, shown)| ((target, account), shown)));
+        for command in commands(world, target) {
+            let text = format!("{} {:?} revoked {:?}", command.op, command.desired, command.revoked);
+            issued.entry((target, command.account.clone())).or_insert_with(Vec::new).push(text);
+        }
+    }
+    Entities { identities, accounts, commands: issued }
+}
+
+impl Entities {
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        fn first<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
+            one: &BTreeMap<K, V>,
+            other: &BTreeMap<K, V>,
+        ) -> Option<String> {
+            let keys = one.keys().chain(other.keys());
+            let mut differ = keys.filter(|key| one.get(*key) != other.get(*key));
+            differ.next().map(|key| format!("{key:?}: {:?} and {:?}", one.get(key), other.get(key)))
+        }
+        first(&self.accounts, &other.accounts)
+            .or_else(|| first(&self.commands, &other.commands))
+            .or_else(|| first(&self.identities, &other.identities))
+    }
 }

@@ -6,8 +6,8 @@
 
 use crate::faults::Faults;
 use lockstep::bus::{
-    BatchLimit, Bus, BusError, CommitError, Ends, Incoming, Membership, Outgoing, Poll, Reader, Session, TopicPartition,
-    TopicSpec, TopicState, Transaction,
+    BatchLimit, Bus, BusError, CommitError, Ends, Incoming, Membership, Outgoing, Poll, Reader, Session,
+    TopicPartition, TopicSpec, TopicState, Transaction,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Records of one poll: small ones bring the partitions' records into every order, large ones make batches.
 const POLLS: [usize; 4] = [1, 3, 20, 2_000];
+
+pub type Table = BTreeMap<Vec<u8>, Vec<u8>>;
 
 #[derive(Clone)]
 pub struct SimBus {
@@ -29,6 +31,8 @@ struct Shared {
     epoch: u64,
     /// All that was ever committed, by topic: retention may take it from the bus.
     written: BTreeMap<String, Vec<Outgoing>>,
+    /// Of compacted topics the newest value of each key.
+    rows: BTreeMap<String, Table>,
     trace: DefaultHasher,
 }
 
@@ -63,6 +67,7 @@ impl SimBus {
             groups: BTreeMap::new(),
             epoch: 0,
             written: BTreeMap::new(),
+            rows: BTreeMap::new(),
             trace: DefaultHasher::new(),
         };
         Self { inner, shared: Arc::new(Mutex::new(shared)), faults }
@@ -82,21 +87,31 @@ impl SimBus {
     pub fn is_read(&self, group: &str) -> bool {
         let shared = self.lock();
         let Some(group) = shared.groups.get(group) else { return false };
-        group.committed.iter().all(|((topic, partition), next)| {
-            self.inner.ends(topic, *partition).is_ok_and(|ends| ends.end <= *next)
-        })
-    }
-
-    /// The next offset that a group reads.
-    pub fn committed(&self, group: &str, topic: &str, partition: u32) -> i64 {
-        let shared = self.lock();
-        let place = (topic.to_owned(), partition);
-        shared.groups.get(group).and_then(|group| group.committed.get(&place).copied()).unwrap_or_default()
+        group
+            .committed
+            .iter()
+            .all(|((topic, partition), next)| self.inner.ends(topic, *partition).is_ok_and(|ends| ends.end <= *next))
     }
 
     /// All that was ever written to a topic, in order, from the `from`th on.
     pub fn written(&self, topic: &str, from: usize) -> Vec<Outgoing> {
         self.lock().written.get(topic).map(|all| all[from.min(all.len())..].to_vec()).unwrap_or_default()
+    }
+
+    /// How many records were ever written to a topic.
+    pub fn count(&self, topic: &str) -> usize {
+        self.lock().written.get(topic).map_or(0, Vec::len)
+    }
+
+    /// One of them.
+    pub fn record(&self, topic: &str, at: usize) -> Outgoing {
+        self.lock().written[topic][at].clone()
+    }
+
+    /// Looks at the rows of a compacted topic.
+    pub fn rows<T>(&self, topic: &str, look: impl FnOnce(&Table) -> T) -> T {
+        let shared = self.lock();
+        look(shared.rows.get(topic).unwrap_or(&Table::new()))
     }
 
     /// A hash over all that was ever written, and the order in which it was.
@@ -111,9 +126,22 @@ impl SimBus {
     fn wrote(&self, shared: &mut Shared, records: Vec<Outgoing>) {
         for record in records {
             (&record.topic, record.partition, &record.key, &record.value).hash(&mut shared.trace);
+            if let Some(key) = &record.key
+                && is_compacted(&record.topic)
+            {
+                let rows = shared.rows.entry(record.topic.clone()).or_default();
+                match &record.value {
+                    Some(value) => drop(rows.insert(key.clone(), value.clone())),
+                    None => drop(rows.remove(key)),
+                }
+            }
             shared.written.entry(record.topic.clone()).or_default().push(record);
         }
     }
+}
+
+fn is_compacted(topic: &str) -> bool {
+    ["state", "lanes.", "dead-letters."].iter().any(|name| topic.contains(name))
 }
 
 impl Bus for SimBus {
@@ -225,9 +253,13 @@ enum Fate {
     /// Nothing is written.
     Aborted,
     /// The process ends before or after it.
-    Crash { written: bool },
+    Crash {
+        written: bool,
+    },
     /// Nobody knows whether it was written.
-    Unknown { written: bool },
+    Unknown {
+        written: bool,
+    },
     /// The session ran out while the process hung in the middle of it.
     Lost,
 }

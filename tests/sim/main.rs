@@ -12,6 +12,8 @@ mod auditor;
 mod bus;
 mod disk;
 mod faults;
+mod logs;
+mod partitions;
 mod random;
 mod rules;
 mod story;
@@ -28,7 +30,7 @@ use std::time::Instant;
 use world::World;
 
 /// Seeds of a plain `cargo test`.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 40;
 /// Steps of a story.
 const EVENTS: usize = 110;
 /// Runs at once: they need memory and a core each.
@@ -57,6 +59,7 @@ fn run(seed: u64) -> Result<Counted, String> {
     serial.tell_serially()?;
     serial.tidy_up()?;
     serial.wait(world.now() - serial.now())?;
+    serial.watch()?;
     auditor::same(&world, &serial)?;
     let mut counted = world.counted();
     counted.extend(world.story.kinds.iter().map(|(kind, count)| (*kind, *count)));
@@ -90,7 +93,7 @@ fn whatever_fails_on_the_way_the_targets_end_as_a_serial_program_would_leave_the
                     found.into_iter().for_each(|(kind, count)| *counted.entry(kind).or_default() += count);
                 }
                 Err(fault) => {
-                    println!("seed {seed}: {}", fault.lines().next().unwrap_or_default());
+                    println!("seed {seed}: {fault}");
                     failed.lock().unwrap().insert(seed, fault);
                 }
             }
@@ -101,7 +104,10 @@ fn whatever_fails_on_the_way_the_targets_end_as_a_serial_program_would_leave_the
     if let Some((seed, fault)) = failed.into_inner().unwrap().into_iter().next() {
         panic!("seed {seed}: {fault}\nrun it again with: tests/run sim --seeds 1 --from {seed}");
     }
-    println!("{seeds} seeds from {from} in {:.1} s; what happened in them, and what went wrong:", began.elapsed().as_secs_f64());
+    println!(
+        "{seeds} seeds from {from} in {:.1} s; what happened in them, and what went wrong:",
+        began.elapsed().as_secs_f64()
+    );
     counted.into_inner().unwrap().iter().for_each(|(kind, count)| println!("{count:>9}  {kind}"));
 }
 

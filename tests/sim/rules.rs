@@ -1,7 +1,8 @@
 //! The rules that the simulated people are under, in two versions: a story may switch from one to the other.
 
 use lockstep::rules::{Bundle, SourceFile};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 pub const HR_TOPIC: &str = "hr.workers";
 pub const IDP_TOPIC: &str = "idp.users";
@@ -52,7 +53,17 @@ impl Version {
     }
 }
 
+type Compiled = BTreeMap<(bool, bool, u32), Arc<Bundle>>;
+
+/// Compiled once for all runs.
 pub fn bundle(version: Version, choices: Choices) -> Arc<Bundle> {
+    static COMPILED: Mutex<Compiled> = Mutex::new(Compiled::new());
+    let which = (version == Version::Second, choices.routed, choices.limit);
+    let mut compiled = COMPILED.lock().unwrap();
+    Arc::clone(compiled.entry(which).or_insert_with(|| compile(version, choices)))
+}
+
+fn compile(version: Version, choices: Choices) -> Arc<Bundle> {
     let second = version == Version::Second;
     let route = if choices.routed { "route_by: worker\n" } else { "" };
     let table: Vec<String> = ["Engineering", "Sales", "Support", "Legal"]

@@ -487,7 +487,8 @@ impl Writer {
             fields.insert("worker".to_owned(), worker.into());
         }
         let name = *self.random.pick(&["desk", "floor"]);
-        let value = if self.random.percent(20) { Value::Null } else { format!("{name}-{}", self.random.below(30)).into() };
+        let value =
+            if self.random.percent(20) { Value::Null } else { format!("{name}-{}", self.random.below(30)).into() };
         fields.insert(name.to_owned(), value);
         self.event(DESK_TOPIC, &badge, fields);
     }
@@ -535,9 +536,11 @@ impl Writer {
                 // All of them are gone: the users who ask go, too.
                 None => {
                     let facts = self.facts.clone();
-                    for (user, _) in facts.users.iter().filter(|(_, user)| {
-                        user.present && matches!(facts.holder(user), Holder::Disputed(_))
-                    }) {
+                    for (user, _) in facts
+                        .users
+                        .iter()
+                        .filter(|(_, user)| user.present && matches!(facts.holder(user), Holder::Disputed(_)))
+                    {
                         self.idp(user, &[("mail", None)]);
                     }
                 }

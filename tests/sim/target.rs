@@ -78,9 +78,8 @@ impl SimTarget {
     pub fn undo(&self, within: Duration) -> bool {
         let now = self.clock.now();
         let mut contents = self.contents.lock().unwrap();
-        let disabled = |entry: &&Applies| {
-            entry.op == Op::Disable && !entry.lie && now < entry.at.plus(within) && now > entry.at
-        };
+        let disabled =
+            |entry: &&Applies| entry.op == Op::Disable && !entry.lie && now < entry.at.plus(within) && now > entry.at;
         let Some(account) = contents.log.iter().rev().find(disabled).map(|entry| entry.account.clone()) else {
             return false;
         };

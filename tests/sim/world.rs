@@ -3,6 +3,7 @@
 use crate::bus::SimBus;
 use crate::disk::Disk;
 use crate::faults::{Counted, Faults};
+use crate::logs::Logs;
 use crate::random::Random;
 use crate::rules::{self, SOURCE_TOPICS, TARGETS, TENANT, Version};
 use crate::story::{self, Operate, Step, Story, What};
@@ -17,15 +18,15 @@ use lockstep::entity::{Held, key};
 use lockstep::lane::{Ended, RetryPolicy};
 use lockstep::model::topic::TopicNames;
 use lockstep::model::{
-    AccountId, Action, Alert, AlertState, DeadLetter, EntityKey, IdentityId, Intent, Operation, TargetName, Timestamp,
-    envelope,
+    AccountId, Action, Alert, AlertState, DeadLetter, DecisionKind, EntityKey, ErrorClass, IdentityId, Intent,
+    Operation, TargetName, Timestamp, envelope,
 };
 use lockstep::rules::PublicFormat;
 use lockstep::runtime::{Codecs, Now, Processor, ProcessorSettings, Publisher};
 use lockstep::store::memory::MemorySnapshot;
 use lockstep::telemetry::Metrics;
 use lockstep::worker::{CallId, Completion, LaneLoop, LaneSettings, Newest, StartedCall, make};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -54,6 +55,8 @@ pub struct Layout {
     pub command_partitions: u32,
     pub processors: u64,
     pub workers: u64,
+    /// No message is delivered within its partition's transaction: each takes the way through the inbox.
+    pub through_inbox: bool,
 }
 
 /// A process's own clock: the true time, and by how much it is off.
@@ -99,13 +102,30 @@ struct WorkerProcess {
     ended: Vec<Completion>,
 }
 
-/// A call that is being made.
+/// A call that is being made: now its process has the word, now the network.
 struct InFlight {
     id: CallId,
+    /// When its last request was sent, or the call begun.
+    sent: i64,
     /// When it comes to its next moment.
     at: i64,
-    moments: u32,
+    /// A request is on its way to the target, whatever its process does meanwhile.
+    under_way: bool,
+    /// An answer that its process has yet to take in.
+    ended: Option<Ended>,
     call: Pin<Box<dyn Future<Output = Ended> + Send>>,
+}
+
+impl InFlight {
+    fn go_on(&mut self) -> bool {
+        match self.call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(ended) => {
+                self.ended = Some(ended);
+                true
+            }
+            Poll::Pending => false,
+        }
+    }
 }
 
 pub struct World {
@@ -131,9 +151,12 @@ pub struct World {
     orphans: Vec<InFlight>,
     calls: tokio::runtime::Runtime,
     operations: u64,
-    alerts_read: usize,
+    pub logs: Logs,
     /// Open alerts by key.
     pub alerts: BTreeMap<String, Alert>,
+    alerts_read: usize,
+    rejected: BTreeSet<AccountId>,
+    decisions_read: usize,
     /// Since when an account is unwanted by what was told, in true time.
     unwanted: BTreeMap<(String, &'static str), i64>,
 }
@@ -148,6 +171,7 @@ impl World {
             command_partitions: *random.pick(&[1, 2, 3]),
             processors: 1 + random.below(3),
             workers: 1 + random.below(2),
+            through_inbox: random.percent(10),
         };
         Self::with(seed, story, layout, random)
     }
@@ -157,7 +181,8 @@ impl World {
         let mut random = Random::new(seed);
         let mut story = story::write(&mut random, events);
         story.told = story.truth.clone();
-        let layout = Layout { inbox_partitions: 1, command_partitions: 1, processors: 1, workers: 1 };
+        let layout =
+            Layout { inbox_partitions: 1, command_partitions: 1, processors: 1, workers: 1, through_inbox: false };
         let world = Self::with(seed, story, layout, random);
         world.faults.calm(true);
         world
@@ -208,8 +233,11 @@ impl World {
             orphans: Vec::new(),
             calls: tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime"),
             operations: 0,
-            alerts_read: 0,
+            logs: Logs::default(),
             alerts: BTreeMap::new(),
+            alerts_read: 0,
+            rejected: BTreeSet::new(),
+            decisions_read: 0,
             unwanted: BTreeMap::new(),
         }
     }
@@ -320,7 +348,7 @@ impl World {
     pub fn wait(&mut self, milliseconds: i64) -> Result<(), String> {
         let until = self.now() + milliseconds;
         while self.now() < until {
-            self.pass(43_200_000.min(until - self.now()));
+            self.pass((2 * 86_400_000).min(until - self.now()));
             self.tidy_up()?;
         }
         Ok(())
@@ -335,8 +363,7 @@ impl World {
 
     /// A hash over all that was written and called, and in which order.
     pub fn trace(&self) -> String {
-        let calls: Vec<usize> =
-            self.targets.values().map(|target| target.contents.lock().unwrap().log.len()).collect();
+        let calls: Vec<usize> = self.targets.values().map(|target| target.contents.lock().unwrap().log.len()).collect();
         format!("{:016x} {calls:?} {}", self.bus.trace(), self.now())
     }
 
@@ -377,11 +404,22 @@ impl World {
                     value: Some(told.event.to_string().into_bytes()),
                     headers: Vec::new(),
                 };
+                self.wanted_again(&told.key);
                 self.facts.take(&told);
+                self.wanted_again(&told.key);
                 self.append(record);
             }
             What::Operate(operate) => self.operate(&operate),
             What::Switch(version) => self.switch(version),
+        }
+    }
+
+    /// Whoever is to have access, if only for a moment, is unwanted from a later time on.
+    fn wanted_again(&mut self, worker: &str) {
+        for target in TARGETS {
+            if self.wanted(worker, target) != Wanted::None {
+                self.unwanted.remove(&(worker.to_owned(), target));
+            }
         }
     }
 
@@ -486,6 +524,7 @@ impl World {
             inbox_partitions: self.layout.inbox_partitions,
             record_bytes: 1 << 20,
             dead_letter_bytes: 1 << 20,
+            through_inbox: self.layout.through_inbox,
         };
         let public = Arc::new(PublicCodec::new(None));
         let sources = SourceDecoder::new(None, [TENANT.into()].into(), 262_144);
@@ -565,48 +604,55 @@ impl World {
     }
 
     fn begin(&mut self, which: usize, started: StartedCall) {
+        let now = self.now();
         let worker = &mut self.workers[which];
         let (connector, newest) = (Arc::clone(&self.targets[worker.target]), Arc::clone(&worker.newest));
-        let StartedCall { id, call } = started;
+        let StartedCall { id, call, .. } = started;
         let call = Box::pin(async move { make(connector.as_ref(), &call, &newest, NEVER).await });
-        worker.calls.push(InFlight { id, at: self.clock.now().0, moments: 0, call });
+        worker.calls.push(InFlight { id, sent: now, at: now, under_way: false, ended: None, call });
     }
 
-    /// Calls go on: requests arrive, answers come.
+    /// The process takes answers in and sends requests. One that stood still for longer than an exchange may take sends none
+    /// any more (`worker::Patience`, which goes by the machine's clock).
     fn moments(&mut self, which: usize) {
         let now = self.now();
         let _runtime = self.calls.enter();
         let worker = &mut self.workers[which];
-        let mut under_way = Vec::new();
+        let mut calls = Vec::new();
         for mut call in std::mem::take(&mut worker.calls) {
-            if call.at > now {
-                under_way.push(call);
-                continue;
+            let too_late = now - call.sent > EXCHANGE_MS;
+            if call.ended.is_none() && too_late && (!call.under_way || now - call.sent > 2 * EXCHANGE_MS) {
+                let (class, message) = (ErrorClass::UnknownOutcome, "no answer in time".to_owned());
+                call.ended = Some(Ended::Failed { class, message, retry_after: None });
+            } else if call.ended.is_none() && !call.under_way && call.at <= now && !call.go_on() {
+                (call.under_way, call.sent) = (true, now);
+                call.at = now + latency(&mut self.random, &self.faults);
             }
-            match call.call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(ended) => worker.ended.push(Completion { id: call.id, ended }),
-                Poll::Pending => {
-                    let slow = self.random.percent(8) && !self.faults.is_calm();
-                    call.at = now + 1 + if slow { self.random.below(EXCHANGE_MS as u64 / 2) as i64 - 1 } else { 1 };
-                    call.moments += 1;
-                    under_way.push(call);
-                }
+            match call.ended.take() {
+                Some(ended) => worker.ended.push(Completion { id: call.id, ended }),
+                None => calls.push(call),
             }
         }
-        worker.calls = under_way;
+        worker.calls = calls;
     }
 
-    /// Requests of processes that are gone arrive, and nobody waits for their answers.
+    /// Requests that are under way arrive, those of processes that are gone, too.
     fn arrivals(&mut self) {
         let now = self.now();
         let _runtime = self.calls.enter();
+        for call in self.workers.iter_mut().flat_map(|worker| &mut worker.calls) {
+            if call.under_way && call.at <= now {
+                call.under_way = false;
+                call.go_on();
+                call.at = now + latency(&mut self.random, &self.faults);
+            }
+        }
         let (arrived, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.orphans).into_iter().partition(|call| call.at <= now);
         self.orphans = waiting;
         for mut call in arrived {
             self.faults.count("request of a dead process arrived");
-            // Whatever the target answers.
-            let _ = call.call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            call.go_on();
         }
     }
 
@@ -615,9 +661,8 @@ impl World {
         let worker = &mut self.workers[which];
         worker.running = None;
         worker.ended.clear();
-        for mut call in std::mem::take(&mut worker.calls) {
-            if call.moments % 2 == 1 && self.random.percent(60) {
-                call.at += self.random.below(EXCHANGE_MS as u64 / 2) as i64;
+        for call in std::mem::take(&mut worker.calls) {
+            if call.under_way && self.random.percent(60) {
                 self.orphans.push(call);
             }
         }
@@ -733,11 +778,12 @@ impl World {
     /// Somebody replays an old command, as at-least-once tools do.
     fn repeat_a_command(&mut self) {
         let target = *self.random.pick(&TARGETS);
-        let commands = self.bus.written(&self.topics.commands(&target.into()), 0);
-        if commands.is_empty() || !self.faults.happens("old command replayed", 400) {
+        let topic = self.topics.commands(&target.into());
+        let count = self.bus.count(&topic) as u64;
+        if count == 0 || !self.faults.happens("old command replayed", 400) {
             return;
         }
-        let again = self.random.pick(&commands).clone();
+        let again = self.bus.record(&topic, self.random.below(count) as usize);
         let headers = vec![(REPLAYED.to_owned(), Vec::new())];
         self.append(Outgoing { headers, ..again });
     }
@@ -767,7 +813,7 @@ impl World {
 
     /// No access past its deadline without an alert.
     pub fn watch(&mut self) -> Result<(), String> {
-        self.read_alerts();
+        self.read_on();
         let (now, workers) = (self.now(), self.story.workers.clone());
         for target in TARGETS {
             let shown = self.targets[target].shown();
@@ -782,10 +828,12 @@ impl World {
                 let since = *self.unwanted.entry(key).or_insert(now);
                 let open = self.alerts.contains_key(&format!("deprovision/{account}"));
                 let undone = self.targets[target].contents.lock().unwrap().undone.contains(&account);
-                if now - since > rules::DEADLINE_MS + ALERT_SLACK_MS && !open && !undone && !self.is_rejected(&account) {
+                if now - since > rules::DEADLINE_MS + ALERT_SLACK_MS && !open && !undone && !self.is_rejected(&account)
+                {
                     return Err(format!(
-                        "{target}: {worker} ({account}) is unwanted for {} s, can still get in, and no alert is open",
-                        (now - since) / 1_000
+                        "{target}: {worker} ({account}) is unwanted for {} s, can still get in, and no alert is open\n{}",
+                        (now - since) / 1_000,
+                        crate::auditor::history(self, target, &account)
                     ));
                 }
             }
@@ -793,61 +841,49 @@ impl World {
         Ok(())
     }
 
-    fn read_alerts(&mut self) {
-        let codec = PublicCodec::new(None);
-        let records = self.bus.written(&self.topics.alerts(), self.alerts_read);
-        self.alerts_read += records.len();
-        for record in records {
-            let alert: Alert = codec.decode(&record.value.unwrap_or_default()).expect("an alert");
+    /// Follows the alerts, and what operators rejected.
+    fn read_on(&mut self) {
+        for alert in self.logs.alerts.all(&self.bus, &self.topics.alerts()).iter().skip(self.alerts_read) {
             match alert.state {
-                AlertState::Raised => drop(self.alerts.insert(alert.key.clone(), alert)),
+                AlertState::Raised => drop(self.alerts.insert(alert.key.clone(), alert.as_ref().clone())),
                 AlertState::Resolved => drop(self.alerts.remove(&alert.key)),
             }
+            self.alerts_read += 1;
         }
-    }
-
-    /// An operator decided that the account stays.
-    pub fn is_rejected(&self, account: &AccountId) -> bool {
-        crate::auditor::decisions(self).iter().any(|decision| {
-            use lockstep::model::DecisionKind::DeprovisionRejected;
-            decision.account.as_ref() == Some(account)
-                && matches!(&decision.kind, DeprovisionRejected { operation } if self.rejections.contains(operation))
-        })
-    }
-
-    /// The newest row of each key of a compacted topic.
-    pub fn rows(&self, topic: &str) -> BTreeMap<Vec<u8>, Vec<u8>> {
-        let mut rows = BTreeMap::new();
-        for record in self.bus.written(topic, 0) {
-            let key = record.key.expect("a compacted topic's records have keys");
-            match record.value {
-                Some(value) => drop(rows.insert(key, value)),
-                None => drop(rows.remove(&key)),
+        for decision in self.logs.decisions.all(&self.bus, &self.topics.decisions()).iter().skip(self.decisions_read) {
+            self.decisions_read += 1;
+            if let DecisionKind::DeprovisionRejected { operation } = &decision.kind
+                && self.rejections.contains(operation)
+            {
+                self.rejected.extend(decision.account.clone());
             }
         }
-        rows
+    }
+
+    /// An operator decided at some time that the account stays.
+    pub fn is_rejected(&self, account: &AccountId) -> bool {
+        self.rejected.contains(account)
     }
 
     /// What the Guard holds.
     pub fn held(&self) -> Vec<Held> {
         let guard = key::entity(&EntityKey::Guard { tenant: TENANT.into() });
-        let rows = self.rows(&self.topics.state());
-        let held = rows.range(guard.clone()..).take_while(|(key, _)| key.starts_with(&guard));
-        held.filter(|(key, _)| key[guard.len()..].starts_with(b"held/"))
-            .map(|(_, row)| envelope::open(row).expect("a held row"))
-            .collect()
+        self.bus.rows(&self.topics.state(), |rows| {
+            let held = rows.range(guard.clone()..).take_while(|(key, _)| key.starts_with(&guard));
+            held.filter(|(key, _)| key[guard.len()..].starts_with(b"held/"))
+                .map(|(_, row)| envelope::open(row).expect("a held row"))
+                .collect()
+        })
     }
 
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         let codec = PublicCodec::new(None);
-        let topics = TARGETS.map(|target| self.topics.dead_letters(&target.into()));
-        let rows = topics.iter().flat_map(|topic| self.rows(topic).into_values());
-        rows.map(|letter| codec.decode(&letter).expect("a dead letter")).collect()
-    }
-
-    /// Where a worker group stands in a partition of its commands.
-    pub fn commands_read(&self, target: &'static str, partition: u32) -> i64 {
-        self.bus.committed(&worker_group(target), &self.topics.commands(&target.into()), partition)
+        let letters = |target: &&str| {
+            self.bus.rows(&self.topics.dead_letters(&(*target).into()), |rows| {
+                rows.values().map(|letter| codec.decode(letter).expect("a dead letter")).collect::<Vec<DeadLetter>>()
+            })
+        };
+        TARGETS.iter().flat_map(letters).collect()
     }
 }
 
@@ -878,6 +914,12 @@ fn drop_letter(letter: DeadLetter) -> Action {
     let DeadLetter { command, .. } = letter;
     let (target, account, identity) = (command.target, command.account, command.identity);
     Action::Drop { target, account, identity, routing_key: command.routing_key }
+}
+
+/// Of one way of an exchange: most are fast, some take half of what an exchange may.
+fn latency(random: &mut Random, faults: &Faults) -> i64 {
+    let slow = random.percent(8) && !faults.is_calm();
+    1 + if slow { random.below(EXCHANGE_MS as u64 / 2 - 2) as i64 } else { 1 }
 }
 
 /// A crash may cost the disk, or bring an old one back.
