@@ -430,7 +430,16 @@ fn reopen_clock(step: &mut Step, me: &Me, row: &mut AccountRow, result: &ResultE
 pub(super) fn stop_clock(step: &mut Step, me: &Me, row: &mut AccountRow, why: DecisionKind) {
     let Some(clock) = row.clock.take() else { return };
     step.clear_timer(deadline_timer(&row.target));
-    if clock.overdue {
+    let ended = match why {
+        DecisionKind::DeprovisionVerified { verified, .. } => verified,
+        _ => step.now,
+    };
+    // Where nobody looked at the deadline, what ends the clock may be handled before the timer has its turn.
+    let unseen = !clock.overdue && ended > clock.deadline;
+    if unseen {
+        overdue(step, me, row, clock.deadline, "that it was not is known only now");
+    }
+    if clock.overdue || unseen {
         let message = match why {
             DecisionKind::DeprovisionVerified { .. } => "verified: access is removed",
             DecisionKind::DeprovisionRejected { .. } => "an operator decided to keep the access",
@@ -468,10 +477,15 @@ fn deadline_passed(step: &mut Step, me: &Me, target: &TargetName) -> Result<(), 
         (_, true) => "a dead letter; see `lockstep dlq list`",
         _ => "not verified by the target yet",
     };
-    let message = format!("access should have been removed by {}: {waits}", clock.deadline);
-    account_alert(step, me, &row, AlertKind::DeprovisionOverdue, AlertState::Raised, &message);
+    let deadline = clock.deadline;
+    overdue(step, me, &row, deadline, waits);
     step.put(name, &row);
     Ok(())
+}
+
+fn overdue(step: &mut Step, me: &Me, row: &AccountRow, deadline: Timestamp, waits: &str) {
+    let message = format!("access should have been removed by {deadline}: {waits}");
+    account_alert(step, me, row, AlertKind::DeprovisionOverdue, AlertState::Raised, &message);
 }
 
 /// Issues afresh what the account's current state asks for.

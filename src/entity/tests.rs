@@ -334,6 +334,28 @@ fn a_deadline_that_passes_is_alerted_once_and_resolved_when_access_is_gone() {
 }
 
 #[test]
+fn what_was_late_is_alerted_on_even_if_nobody_looked_at_the_deadline() {
+    let overdue = |town: &Town, state| {
+        town.alerts.iter().filter(|alert| **alert == (AlertKind::DeprovisionOverdue, state)).count()
+    };
+    for (later, returns, alerts) in [(HOUR, false, 2), (HOUR, true, 2), (1_000, false, 0), (1_000, true, 0)] {
+        let mut town = Town::new();
+        town.hire("1", "Engineering");
+        town.verify_all();
+        town.fire("1");
+        // No processor runs meanwhile: the result, or the return, is handled before the timer has its turn.
+        town.now = Timestamp(town.now.0 + later);
+        if returns {
+            town.hire("1", "Engineering")
+        } else {
+            town.verify_all()
+        }
+        let seen = (overdue(&town, AlertState::Raised), overdue(&town, AlertState::Resolved));
+        assert_eq!(seen, (alerts, alerts), "{later} ms later, back again: {returns}");
+    }
+}
+
+#[test]
 fn an_account_is_deleted_after_its_grace_unless_the_person_comes_back() {
     let mut town = Town::new();
     for number in ["1", "2"] {

@@ -5,19 +5,44 @@ use crate::lane::{Call, Ended};
 use crate::model::{AccountId, Command, ErrorClass, Generation, Op, Value};
 use dashmap::DashMap;
 use futures::FutureExt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// The newest generation of each account that has a call under way or waiting: the poller writes it, a call looks just
 /// before it changes anything, so that an update is not made when the leaver's disable is here already.
 pub type Newest = DashMap<AccountId, Generation>;
 
-/// Makes the call. Each exchange with the target has `limit` as its time-out. A connector that panics ends this call and no
-/// other: what came of it is to be read, and without an end its lane would wait for ever.
-pub async fn make(connector: &dyn Connector, call: &Call, newest: &Newest, limit: Duration) -> Ended {
-    let made = AssertUnwindSafe(exchange(connector, call, newest, limit)).catch_unwind().await;
+/// How long a call may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Of each exchange with the target.
+    pub exchange: Duration,
+    /// Just before the row was committed that says that the call is made. Whoever has the lane after this process counts from
+    /// then, so a change that was not begun within one exchange is not begun any more (`CHANGING_EXCHANGES` in `cli::loops`):
+    /// this process may have stood still, and a newer command been carried out by another meanwhile.
+    pub began: Instant,
+}
+
+/// From now on.
+impl From<Duration> for Patience {
+    fn from(exchange: Duration) -> Self {
+        Self { exchange, began: Instant::now() }
+    }
+}
+
+/// Makes the call. A connector that panics ends this call and no other: what came of it is to be read, and without an end its
+/// lane would wait for ever.
+pub async fn make(
+    connector: &dyn Connector,
+    call: &Call,
+    newest: &Newest,
+    patience: impl Into<Patience> + Send,
+) -> Ended {
+    let made = AssertUnwindSafe(exchange(connector, call, newest, patience.into())).catch_unwind().await;
     made.unwrap_or_else(|_| Ended::Failed {
         class: ErrorClass::UnknownOutcome,
         message: "the connector panicked, which is a bug; the log has the place".to_owned(),
@@ -25,7 +50,8 @@ pub async fn make(connector: &dyn Connector, call: &Call, newest: &Newest, limit
     })
 }
 
-async fn exchange(connector: &dyn Connector, call: &Call, newest: &Newest, limit: Duration) -> Ended {
+async fn exchange(connector: &dyn Connector, call: &Call, newest: &Newest, patience: Patience) -> Ended {
+    let Patience { exchange: limit, began } = patience;
     let command = &call.command;
     let lookup = lookup(command, call.external_id.clone());
     let mut observed = None;
@@ -44,6 +70,12 @@ async fn exchange(connector: &dyn Connector, call: &Call, newest: &Newest, limit
     }
     if newest.get(&command.account).is_some_and(|newest| *newest > command.generation) {
         return Ended::Superseded;
+    }
+    if began.elapsed() > limit {
+        return failed(CallError::new(
+            ErrorClass::UnknownOutcome,
+            format!("put off: not begun within {} ms, so another process may have this account", limit.as_millis()),
+        ));
     }
     let change = Change {
         op: call.op,
@@ -94,8 +126,16 @@ async fn read(connector: &dyn Connector, lookup: &Lookup, limit: Duration) -> Re
     within(limit, connector.read(lookup)).await
 }
 
+/// Bounds an exchange. A process that stood still (suspended, swapped out) finds answers waiting and time-outs over at once: the
+/// time is looked at first, so that nothing more is sent. What lies between that look and the sending can't be closed here.
 async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
-    timeout(limit, call).await.unwrap_or_else(|_| {
+    let began = Instant::now();
+    let mut call = pin!(call);
+    let in_time = poll_fn(|context| match began.elapsed() > limit {
+        true => Poll::Ready(None),
+        false => call.as_mut().poll(context).map(Some),
+    });
+    timeout(limit, in_time).await.ok().flatten().unwrap_or_else(|| {
         Err(CallError::new(ErrorClass::UnknownOutcome, format!("no answer within {} ms", limit.as_millis())))
     })
 }
@@ -110,6 +150,8 @@ mod tests {
     use crate::connector::{Capabilities, Page};
     use crate::model::{Attributes, Cause, Desired, Entitlements, Intent, RoutingKey, TenantId, Timestamp};
     use std::collections::BTreeSet;
+    use std::sync::Mutex;
+    use tokio::time::sleep;
 
     /// A target whose connector has a bug.
     struct Broken;
@@ -138,8 +180,46 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_connector_that_panics_ends_its_call_with_an_outcome_that_has_to_be_read() {
+    const LIMIT: Duration = Duration::from_millis(100);
+
+    /// A target of a process that stands still in the middle of a call: its one thread sleeps.
+    #[derive(Default)]
+    struct StandingStill {
+        in_read: Duration,
+        /// While the answer to the first of a change's two messages is waited for.
+        in_apply: Duration,
+        changes: Mutex<u32>,
+    }
+
+    #[async_trait::async_trait]
+    impl Connector for StandingStill {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities { groups: false, disable: true, delete: true, list: false, owner: true }
+        }
+
+        async fn read(&self, _: &Lookup) -> Result<Option<Observed>, CallError> {
+            std::thread::sleep(self.in_read);
+            Ok(None)
+        }
+
+        async fn apply(&self, _: &Change) -> Result<Applied, CallError> {
+            let still = self.in_apply;
+            tokio::spawn(async move { std::thread::sleep(still) });
+            sleep(Duration::from_millis(1)).await;
+            *self.changes.lock().unwrap() += 1;
+            Ok(Applied { external_id: Some("1".into()) })
+        }
+
+        async fn list(&self, _: Option<&str>) -> Result<Page, CallError> {
+            Ok(Page { accounts: Vec::new(), next: None })
+        }
+
+        fn differences(&self, _: Op, _: &Desired, _: &BTreeSet<String>, observed: Option<&Observed>) -> Vec<String> {
+            if observed.is_none() { vec!["account".into()] } else { Vec::new() }
+        }
+    }
+
+    fn call() -> Call {
         let command = Command {
             tenant: TenantId::from("acme"),
             target: "wiki".into(),
@@ -158,9 +238,38 @@ mod tests {
             issued: Timestamp(0),
             cause: Cause::own("e".into(), Timestamp(0)),
         };
-        let call =
-            Call { command: Box::new(command), op: Op::Create, external_id: None, read_first: false, check: false };
-        let ended = make(&Broken, &call, &Newest::new(), Duration::from_secs(5)).await;
+        Call { command: Box::new(command), op: Op::Create, external_id: None, read_first: false, check: false }
+    }
+
+    fn made(connector: &StandingStill, patience: Patience, read_first: bool) -> (Ended, u32) {
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let call = Call { read_first, ..call() };
+        let ended = tokio.block_on(make(connector, &call, &Newest::new(), patience));
+        let changes = *connector.changes.lock().unwrap();
+        (ended, changes)
+    }
+
+    #[test]
+    fn a_process_that_stood_still_changes_nothing_when_it_goes_on() {
+        let (long, none) = (LIMIT * 2, Duration::ZERO);
+        let cases = [
+            ("before the call", StandingStill::default(), long, false),
+            ("while it read", StandingStill { in_read: long, ..StandingStill::default() }, none, true),
+            ("while it changed", StandingStill { in_apply: long, ..StandingStill::default() }, none, false),
+        ];
+        for (when, connector, before, read_first) in cases {
+            let began = Instant::now().checked_sub(before).unwrap();
+            let (ended, changes) = made(&connector, Patience { exchange: LIMIT, began }, read_first);
+            assert_eq!(changes, 0, "it stood still {when}: {ended:?}");
+            assert!(matches!(ended, Ended::Failed { class: ErrorClass::UnknownOutcome, .. }), "{when}: {ended:?}");
+        }
+        let (_, changes) = made(&StandingStill::default(), Duration::from_secs(60).into(), true);
+        assert_eq!(changes, 1, "one that didn't stand still goes on");
+    }
+
+    #[tokio::test]
+    async fn a_connector_that_panics_ends_its_call_with_an_outcome_that_has_to_be_read() {
+        let ended = make(&Broken, &call(), &Newest::new(), Duration::from_secs(5)).await;
         let Ended::Failed { class, message, .. } = ended else { panic!("{ended:?}") };
         assert_eq!((class, message.contains("panicked")), (ErrorClass::UnknownOutcome, true));
     }

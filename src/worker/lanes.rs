@@ -15,7 +15,7 @@ use crate::telemetry::Metrics;
 use crate::worker::call::Newest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Commands read ahead of the calls in one turn: they cost a row each, and coalesce.
 const BATCH: BatchLimit = BatchLimit { records: 1_000, bytes: 4 << 20 };
@@ -63,6 +63,8 @@ pub struct CallId {
 pub struct StartedCall {
     pub id: CallId,
     pub call: Call,
+    /// Just before that row was committed.
+    pub began: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -316,7 +318,7 @@ impl LaneLoop {
                 self.newest.insert(account.clone(), lane.seen);
                 let id = CallId { assignment: self.assignment, partition, account: account.clone() };
                 self.set_lane(work, partition, account, lane);
-                work.started.push(StartedCall { id, call });
+                work.started.push(StartedCall { id, call, began: Instant::now() });
                 self.breaker.started();
                 free -= 1;
             }

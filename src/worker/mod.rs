@@ -8,6 +8,6 @@ mod call;
 mod lanes;
 mod shell;
 
-pub use call::{Newest, make};
+pub use call::{Newest, Patience, make};
 pub use lanes::{CallId, Completion, LaneLoop, LaneSettings, StartedCall, WorkerError};
 pub use shell::{Shell, ShellError};

@@ -1,6 +1,6 @@
 //! The worker on threads: the lane loop on one of its own, calls on the async runtime.
 
-use super::call::{Newest, make};
+use super::call::{Newest, Patience, make};
 use super::lanes::{Completion, LaneLoop, StartedCall, WorkerError};
 use crate::connector::Connector;
 use crate::lane::Ended;
@@ -66,10 +66,11 @@ impl Shell {
     fn call(&self, started: StartedCall, ended: Sender<Completion>) {
         let (connector, newest, metrics) =
             (Arc::clone(&self.connector), Arc::clone(&self.newest), Arc::clone(&self.metrics));
-        let (target, limit) = (self.target.clone(), self.exchange_timeout);
+        let target = self.target.clone();
+        let patience = Patience { exchange: self.exchange_timeout, began: started.began };
         self.runtime.spawn(async move {
             let began = Instant::now();
-            let end = make(connector.as_ref(), &started.call, &newest, limit).await;
+            let end = make(connector.as_ref(), &started.call, &newest, patience).await;
             let outcome = match &end {
                 Ended::Verified { .. } => "verified",
                 Ended::Superseded => "superseded",

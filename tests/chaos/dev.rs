@@ -83,7 +83,7 @@ fn dev_killed_at_random_moments_ends_where_a_run_without_kills_does() {
         let events = load.next(per_life);
         stage.add(&events);
         all.extend(events);
-        let dev = stage.dev(false);
+        let mut dev = stage.dev(false);
         std::thread::sleep(Duration::from_millis(chance.below(LONGEST_LIFE_MS)));
         dev.kill();
     }

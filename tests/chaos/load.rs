@@ -27,6 +27,8 @@ struct Person {
     active: bool,
     version: u64,
     last: String,
+    /// It was out, or not wanted in the wiki: then how many commands there are depends on the moments.
+    left: BTreeSet<&'static str>,
 }
 
 pub struct Load {
@@ -57,6 +59,7 @@ impl Load {
                 active: true,
                 version: 0,
                 last: String::new(),
+                left: BTreeSet::new(),
             };
             self.people.push(person);
             return self.people.last_mut().unwrap().changed("hired");
@@ -98,6 +101,13 @@ impl Load {
         };
         self.people.iter().filter_map(of).collect()
     }
+
+    /// Of those who were in `target` from the beginning to the end: how often each changed, by number. Every change has one
+    /// command then, as every event changes the attribute `version`.
+    pub fn versions(&self, target: &str) -> BTreeMap<String, u64> {
+        let stayed = self.people.iter().filter(|person| !person.left.contains(target));
+        stayed.map(|person| (person.number.to_string(), person.version)).collect()
+    }
 }
 
 impl Person {
@@ -107,6 +117,11 @@ impl Person {
 
     fn changed(&mut self, kind: &str) -> String {
         self.version += 1;
+        if !self.active {
+            self.left.extend(["directory", "wiki"]);
+        } else if !IN_THE_WIKI.contains(&DEPARTMENTS[self.department].0) {
+            self.left.insert("wiki");
+        }
         let (number, version) = (self.number.to_string(), self.version);
         let status = if self.active { "active" } else { "terminated" };
         self.last = json!({
@@ -121,6 +136,9 @@ impl Person {
         self.last.clone()
     }
 }
+
+/// Seconds from a leaver's event until access has to be gone, or an alert is due: kills and failovers take longer.
+pub const DEADLINE_S: u64 = 5;
 
 /// Writes the config folder. `bus` is the text below `bus:`; a target is a name and its database's url.
 pub fn write_config(dir: &Path, bus: &str, topic: &str, targets: &[(&str, &str)]) {
@@ -147,15 +165,19 @@ pub fn write_config(dir: &Path, bus: &str, topic: &str, targets: &[(&str, &str)]
                 grants.push_str(
                     "  - { name: department, to: { directory: \"lookup(tables.department, department, [])\" } }\n",
                 );
-                write("targets/directory.yaml", &DIRECTORY.replace("URL", url));
+                write("targets/directory.yaml", &filled(DIRECTORY, url));
             }
             _ => {
                 grants.push_str("  - { name: readers, to: { wiki: [readers] } }\n");
-                write("targets/wiki.yaml", &WIKI.replace("URL", url));
+                write("targets/wiki.yaml", &filled(WIKI, url));
             }
         }
     }
     write("entitlements.yaml", &(tables + &grants));
+}
+
+fn filled(text: &str, url: &str) -> String {
+    text.replace("URL", url).replace("DEADLINE", &DEADLINE_S.to_string())
 }
 
 const SOURCE: &str = "\
@@ -218,6 +240,7 @@ account:
     version: version
 groups: { mode: additive }
 leaver: { action: disable }
+deadline: { deprovision: DEADLINEs }
 ";
 
 const WIKI: &str = "\
@@ -242,4 +265,5 @@ account:
     version: version
 groups: { mode: authoritative, universe: [readers] }
 leaver: { action: delete }
+deadline: { deprovision: DEADLINEs }
 ";

@@ -3,11 +3,15 @@
 //!
 //! LOCKSTEP_CHAOS_SEED   the moments of the kills and the events follow from it (default 1)
 //! LOCKSTEP_CHAOS_KILLS  of each process (default 5 for `dev` in plain `cargo test`, 20 with servers)
+//! LOCKSTEP_CHAOS_MINUTES  how long the cluster of three brokers is disturbed (default 0: one fault of each kind)
 
 // A test ends where something can't go on, and says how often and how long.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod cluster;
 mod dev;
+mod fault;
+mod fleet;
 mod kafka;
 mod ledger;
 mod load;
@@ -15,6 +19,8 @@ mod process;
 #[path = "../sim/random.rs"]
 #[allow(dead_code)] // the simulator uses the rest
 mod random;
+mod stage;
+mod storm;
 mod table;
 
 /// A number of the environment, or its default.

@@ -41,10 +41,21 @@ impl Process {
         Self { child, lines, began, address: None }
     }
 
-    pub fn kill(mut self) {
+    pub fn kill(&mut self) {
         assert_eq!(self.child.try_wait().unwrap(), None, "it ended by itself, before it was killed");
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Sends it a signal by its name: STOP, CONT, TERM.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success(), "kill -{name}: {sent}");
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Waits until it is ready, and gives how long after its start that was seen; None if it was not within the wait.

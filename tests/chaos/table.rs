@@ -147,6 +147,24 @@ impl Tables {
         rows
     }
 
+    /// When people got in and lost access, in ms since the epoch, with the owner that their account has: by the number with
+    /// which their user name ends. PostgreSQL only.
+    pub fn changes_of_access(&self) -> BTreeMap<String, (String, Vec<(i64, bool)>)> {
+        let mut people: BTreeMap<String, (String, Vec<(i64, bool)>)> = BTreeMap::new();
+        let statement =
+            "SELECT what, owner, content, CAST(floor(extract(epoch from at) * 1000) AS TEXT) FROM audit ORDER BY seq";
+        for change in self.texts(statement) {
+            let [what, owner, content, at] = <[_; 4]>::try_from(change).unwrap().map(Option::unwrap);
+            let cells: Vec<&str> = content.split('|').collect();
+            let number: String = cells[1].chars().filter(char::is_ascii_digit).collect();
+            let number = number[number.len() - 5..].to_owned();
+            let at = at.split('.').next().unwrap().parse().unwrap();
+            let (_, changes) = people.entry(number).or_insert_with(|| (owner, Vec::new()));
+            changes.push((at, what != "delete" && cells[4] == "1"));
+        }
+        people
+    }
+
     /// No account was made while it was there, no older content followed a newer one, and no change was made twice. Gives how
     /// many changes there were.
     pub fn check_audit(&self) -> usize {

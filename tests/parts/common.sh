@@ -117,19 +117,27 @@ ready() {
   done
 }
 
-stop_part() {
+# end_process: the part's, by its signal, and for good when that doesn't help in time.
+end_process() {
   local pid _
   if alive; then
     read -r pid _ <"$dir/pid"
     kill -s "${stop_signal:-TERM}" "$pid" 2>/dev/null || true
-    for _ in $(seq 100); do
+    for _ in $(seq $((${stop_patience:-10} * 10))); do
       alive || break
       sleep 0.1
     done
     if alive; then kill -s KILL "$pid" 2>/dev/null || true; fi
   fi
+}
+
+stop_part() {
+  end_process
   rm -rf "$dir"
 }
+
+# Whether a part was started and runs: one of several processes says it in its own way.
+running() { alive; }
 
 verb() {
   dir=$parts_data/$part
@@ -139,7 +147,7 @@ verb() {
   case ${1:-} in
     install) install_part ;;
     start)
-      if alive; then cat "$dir/address"; return; fi
+      if running; then cat "$dir/address"; return; fi
       install_part
       rm -rf "$dir"
       mkdir "$dir"

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Longer than every time-out that is given to a call, with its retries by librdkafka.
-pub(super) const HANG: Duration = Duration::from_secs(60);
+/// Longer than every time-out that is given to a call (12 s), and than the transaction's own (10 s): whatever comes after is
+/// for a transaction that its coordinator has aborted, while nobody else can serve the partitions.
+pub(super) const HANG: Duration = Duration::from_secs(30);
 /// What the process ends with: EX_SOFTWARE of sysexits.h.
 pub(super) const EXIT_CODE: i32 = 70;
 
