@@ -61,6 +61,7 @@ fn every_panel_asks_for_metrics_and_labels_that_there_are() {
     let metrics = Metrics::new();
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
+    let shown = Regex::new(r"\{\{([a-z_]+)\}\}").unwrap();
     let mut asked = BTreeSet::new();
     for panel in panels.iter().filter(|panel| panel["type"] != "row") {
         let targets = panel["targets"].as_array().unwrap();
@@ -71,7 +72,6 @@ fn every_panel_asks_for_metrics_and_labels_that_there_are() {
             assert_eq!(mistakes(query, metrics.described()), [""; 0], "{}", panel["title"]);
             asked.extend(named(query, metrics.described()).into_iter().map(|(name, _)| name));
             let legend = target["legendFormat"].as_str().unwrap();
-            let shown = Regex::new(r"\{\{([a-z_]+)\}\}").unwrap();
             for label in shown.captures_iter(legend).map(|found| found[1].to_owned()) {
                 let groups = query.contains(" by (");
                 assert!(!groups || grouped(query).contains(&label), "{}: {label} is not in {query}", panel["title"]);
