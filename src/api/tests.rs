@@ -157,6 +157,7 @@ fn head() -> IdentityHead {
         since: Timestamp(0),
         epoch: 0,
         failing: Default::default(),
+        quiet: None,
     }
 }
 

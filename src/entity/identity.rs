@@ -1,25 +1,24 @@
 //! Identity: the person or non-human identity that records are linked to, and what each target should show of it.
 //!
-//! Every event first changes what is known (the records' rows, an account's row) and then the whole is evaluated from there,
-//! so what is decided depends on the current facts and never on the path to them. A rule that fails blocks only what it
-//! would have decided: a leaver is disabled without any account attribute being computed.
+//! Every event first changes what is known (the records' rows, an account's row) and then the whole is evaluated from there
+//! (`evaluate`), so what is decided depends on the current facts and never on the path to them. Here is what an event changes:
+//! the records' rows, an account's row by what its worker or an operator says of it, and the commands that come of it.
 
 use super::account::{AccountRow, AccountState, Clock, LastResult, Removal};
-use super::key::HEAD;
-use super::leaver::{delete_due, maintain, no_access, permit, remove};
+use super::evaluate::evaluate;
+use super::leaver::{delete_due, no_access, permit};
+use super::quiet::{self, Quiet};
 use super::step::{Emission, Step, StepError};
 use crate::model::{
     Action, Address, Alert, AlertKind, AlertState, Attributes, Body, Command, Decision, DecisionKind, Desired,
     Generation, IdentityId, Intent, Op, Outcome, RecordId, ResultEvent, RoutingKey, SourceName, TargetName, TenantId,
     Timestamp,
 };
-use crate::rules::{KindRules, Phase, RuleError, TargetRules};
+use crate::rules::{Phase, RuleError, TargetRules};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Most records of one identity.
-const MAX_RECORDS: usize = 1000;
 /// How often an overdue deprovision's timer is armed again: every open clock has a live timer, by which a restarted
 /// process finds it.
 const OVERDUE_REARM: Duration = Duration::from_secs(24 * 3600);
@@ -37,6 +36,9 @@ pub struct IdentityHead {
     pub epoch: u64,
     /// Rules that failed at the last evaluation: `lifecycle`, or a target's name.
     pub failing: BTreeSet<String>,
+    /// Where the next evaluation may find nothing to do; only of active identities whose records are complete.
+    #[serde(deserialize_with = "quiet::or_none")]
+    pub quiet: Option<Quiet>,
 }
 
 /// The row `record/<source>/<record>`.
@@ -47,38 +49,6 @@ pub struct IdentityRecord {
     pub attributes: Attributes,
     pub time: Timestamp,
     pub route: RoutingKey,
-}
-
-/// What is wanted of an account.
-enum Wanted {
-    Present(Desired),
-    /// No access, since `effective`, but a disabled account that is like this.
-    Maintained {
-        desired: Desired,
-        effective: Timestamp,
-    },
-    /// No access, since `effective`.
-    Gone {
-        effective: Timestamp,
-    },
-    /// Nothing can be said now; it stays as it is.
-    Unchanged,
-}
-
-/// Which records an identity has.
-#[derive(Clone, Copy)]
-struct Known {
-    /// The anchor's.
-    anchored: bool,
-    /// All that its kind requires.
-    complete: bool,
-}
-
-impl Known {
-    fn of(kind: &KindRules, records: &[IdentityRecord]) -> Self {
-        let has = |source: &SourceName| records.iter().any(|row| row.source == *source);
-        Self { anchored: has(&kind.anchor), complete: kind.requires.iter().all(has) }
-    }
 }
 
 /// The identity that this step is about.
@@ -125,178 +95,6 @@ pub(super) fn step(
             }
         },
         _ => Err(StepError::Misdirected { entity: "identity", message: "a message for another kind of entity" }),
-    }
-}
-
-/// Decides everything anew from what is known now.
-pub(super) fn evaluate(step: &mut Step, me: &Me, changed: Option<&IdentityRecord>) -> Result<(), StepError> {
-    let rules = step.rules;
-    let records = records(step, changed)?;
-    let head = step.get::<IdentityHead>(HEAD)?;
-    let kind = match (&head, changed) {
-        (Some(head), _) => rules.kind(&head.kind),
-        (None, Some(record)) => rules.kind_of(&record.source),
-        (None, None) => return Ok(()),
-    };
-    // Rules that no longer know this kind decide nothing about it.
-    let Some(kind) = kind else { return Ok(()) };
-    let mut head = head.unwrap_or_else(|| IdentityHead {
-        routing_key: me.address.routing_key.clone(),
-        kind: kind.name.clone(),
-        phase: None,
-        ended: None,
-        since: step.now,
-        epoch: 0,
-        failing: BTreeSet::new(),
-    });
-    let attributes = kind.merge(&records.iter().map(|row| (&row.source, &row.attributes)).collect::<Vec<_>>());
-    if !lifecycle(step, me, kind, &mut head, &records, &attributes) {
-        step.put(HEAD, &head);
-        return Ok(());
-    }
-    let known = Known::of(kind, &records);
-    for target in rules.targets() {
-        let name = AccountRow::row(&target.name);
-        let row = step.get::<AccountRow>(&name)?;
-        let wanted = wanted(step, me, kind, &mut head, target, &attributes, known);
-        if row.is_none() && !matches!(wanted, Wanted::Present(_) | Wanted::Maintained { .. }) {
-            continue;
-        }
-        let mut row = row.unwrap_or_else(|| AccountRow::new(me.tenant, &target.name, me.identity));
-        let before = row.clone();
-        match wanted {
-            Wanted::Present(desired) => want(step, me, target, &mut row, desired),
-            Wanted::Maintained { desired, effective } => {
-                let urgent = kind.urgent(&attributes).unwrap_or(false);
-                maintain(step, me, target, &mut head, &mut row, desired, effective, urgent);
-            }
-            Wanted::Gone { effective } => {
-                let urgent = kind.urgent(&attributes).unwrap_or(false);
-                remove(step, me, target, &mut head, &mut row, effective, urgent);
-            }
-            Wanted::Unchanged => {}
-        }
-        if row != before {
-            step.put(name, &row);
-        }
-    }
-    step.put(HEAD, &head);
-    Ok(())
-}
-
-/// The records as they are after this event.
-fn records(step: &Step, changed: Option<&IdentityRecord>) -> Result<Vec<IdentityRecord>, StepError> {
-    let mut rows = Vec::new();
-    for (name, row) in step.scan::<IdentityRecord>("record/", MAX_RECORDS)? {
-        // The scan shows them as they were before the step; this one event may have taken a row away.
-        match changed {
-            Some(changed) if record_row(&changed.source, &changed.record) == name => {}
-            _ if step.get::<IdentityRecord>(&name)?.is_none() => {}
-            _ => rows.push(row),
-        }
-    }
-    rows.extend(changed.cloned());
-    rows.sort_by(|a, b| (&a.source, &a.record).cmp(&(&b.source, &b.record)));
-    Ok(rows)
-}
-
-/// Where the identity stands between joining and leaving. False: the rules can't say, so nothing is decided.
-fn lifecycle(
-    step: &mut Step,
-    me: &Me,
-    kind: &KindRules,
-    head: &mut IdentityHead,
-    records: &[IdentityRecord],
-    attributes: &Attributes,
-) -> bool {
-    let (phase, dated, next) = if Known::of(kind, records).anchored {
-        match kind.lifecycle(attributes, step.now) {
-            Ok(lifecycle) => (lifecycle.phase, lifecycle.since, lifecycle.next),
-            Err(error) => {
-                rule_failed(step, me, head, "lifecycle", None, &error);
-                return false;
-            }
-        }
-    } else {
-        (Phase::Ended, None, None)
-    };
-    rule_recovered(step, me, head, "lifecycle", None);
-    match next {
-        Some(due) => step.set_timer("lifecycle", due),
-        None => step.clear_timer("lifecycle"),
-    }
-    let before = head.phase.replace(phase);
-    head.ended = match (phase, head.ended) {
-        (Phase::Active, _) => None,
-        (_, Some(ended)) => Some(ended),
-        // The source event's time, or the end date if that is later.
-        (_, None) => Some(dated.map_or(step.cause.time, |dated| dated.max(step.cause.time))),
-    };
-    let decision = match (before, phase) {
-        (None | Some(Phase::Future), Phase::Active) => Some(DecisionKind::Joined),
-        (Some(Phase::Ended), Phase::Active) => Some(DecisionKind::Rehired),
-        (Some(Phase::Active), Phase::Ended) => Some(DecisionKind::Left),
-        _ => None,
-    };
-    if let Some(decision) = decision {
-        step.decide(me.tenant, Some(me.identity), decision);
-    }
-    true
-}
-
-fn wanted(
-    step: &mut Step,
-    me: &Me,
-    kind: &KindRules,
-    head: &mut IdentityHead,
-    target: &TargetRules,
-    attributes: &Attributes,
-    known: Known,
-) -> Wanted {
-    let active = head.phase == Some(Phase::Active);
-    let effective = if active { step.cause.time } else { head.ended.unwrap_or(step.cause.time) };
-    // Without the anchor's record, or another that is needed, there is nothing to keep a leaver's account current with.
-    let maintained = target.leaver.maintain && head.phase == Some(Phase::Ended) && known.anchored && known.complete;
-    match (active, known.complete) {
-        (false, _) if !maintained => return Wanted::Gone { effective },
-        // A second source's record that is missing is no evidence against anyone.
-        (true, false) => return Wanted::Unchanged,
-        _ => {}
-    }
-    match target.wants(&kind.name, attributes) {
-        Ok(wants) => {
-            rule_recovered(step, me, head, target.name.as_str(), Some(&target.name));
-            match wants {
-                Some(desired) if active => Wanted::Present(desired),
-                Some(desired) => Wanted::Maintained { desired, effective },
-                None => Wanted::Gone { effective },
-            }
-        }
-        Err(error) => {
-            rule_failed(step, me, head, target.name.as_str(), Some(&target.name), &error);
-            // What an account should look like is no reason for a leaver to stay in.
-            if active { Wanted::Unchanged } else { Wanted::Gone { effective } }
-        }
-    }
-}
-
-/// Access is wanted: whatever was on its way to remove it is called back.
-fn want(step: &mut Step, me: &Me, target: &TargetRules, row: &mut AccountRow, desired: Desired) {
-    if let Removal::Asked { epoch, .. } | Removal::Held { epoch, .. } = row.removal {
-        step.send(Address::guard(me.tenant.clone()), Body::Withdraw { account: row.account.clone(), epoch });
-    }
-    row.removal = Removal::None;
-    if row.clock.is_some() {
-        stop_clock(step, me, row, DecisionKind::DeprovisionCancelled);
-    }
-    if row.delete_due.take().is_some() {
-        step.clear_timer(delete_timer(&row.target));
-    }
-    if let Some(op) = row.op_towards(&desired) {
-        if op == Op::Update {
-            decide_account(step, me, row, DecisionKind::Moved);
-        }
-        command(step, me, target, row, op, desired);
     }
 }
 
@@ -522,7 +320,7 @@ fn drop_dead_letter(step: &mut Step, me: &Me, target: &TargetName, operation: &s
     Ok(())
 }
 
-fn rule_failed(
+pub(super) fn rule_failed(
     step: &mut Step,
     me: &Me,
     head: &mut IdentityHead,
@@ -537,7 +335,13 @@ fn rule_failed(
     }
 }
 
-fn rule_recovered(step: &mut Step, me: &Me, head: &mut IdentityHead, name: &str, target: Option<&TargetName>) {
+pub(super) fn rule_recovered(
+    step: &mut Step,
+    me: &Me,
+    head: &mut IdentityHead,
+    name: &str,
+    target: Option<&TargetName>,
+) {
     if head.failing.remove(name) {
         rule_alert(step, me, name, target, AlertState::Resolved, "the rule gives an answer again".to_owned());
     }
@@ -593,7 +397,7 @@ pub(super) fn decide_account(step: &mut Step, me: &Me, row: &AccountRow, kind: D
     }));
 }
 
-fn record_row(source: &SourceName, record: &RecordId) -> String {
+pub(super) fn record_row(source: &SourceName, record: &RecordId) -> String {
     format!("record/{source}/{record}")
 }
 

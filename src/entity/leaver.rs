@@ -2,10 +2,11 @@
 //! disabled account current, and have it deleted after a grace.
 //!
 //! While the Guard is asked, or holds, the account is frozen. That a removal is still wanted when it is let through is
-//! certain: whenever access becomes wanted the request is withdrawn (`identity::want`).
+//! certain: whenever access becomes wanted the request is withdrawn (`evaluate::want`).
 
 use super::account::{AccountRow, AccountState, Clock, Removal};
-use super::identity::{IdentityHead, Me, command, deadline_timer, decide_account, delete_timer, evaluate, stop_clock};
+use super::evaluate::evaluate;
+use super::identity::{IdentityHead, Me, command, deadline_timer, decide_account, delete_timer, stop_clock};
 use super::key::HEAD;
 use super::step::{Step, StepError};
 use crate::model::{

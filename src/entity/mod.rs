@@ -9,11 +9,13 @@
 //! permit where access is removed; results come back to the Identity.
 
 mod account;
+mod evaluate;
 mod guard;
 mod identity;
 mod index;
 pub mod key;
 mod leaver;
+mod quiet;
 mod record;
 mod route;
 mod step;
@@ -21,6 +23,7 @@ mod step;
 pub use account::{AccountRow, AccountState, Clock, LastResult, Removal};
 pub use guard::{GuardHead, Held};
 pub use identity::{IdentityHead, IdentityRecord};
+pub use quiet::Quiet;
 pub use record::{Link, RecordHead};
 pub use step::{Effect, Emission, Rows, Stamped, StepError, Transition};
 

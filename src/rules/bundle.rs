@@ -10,12 +10,14 @@ use super::example::{Example, TestReport, read_example};
 use super::expression::{Language, Tables};
 use super::identity::{GuardDraft, KindDraft, read_guard, read_kinds};
 use super::kind::KindRules;
+use super::merged::Slots;
 use super::read::{Page, Placed};
 use super::source::{SourceDraft, SourceRules};
 use super::target::TargetRules;
 use super::target_draft::{TargetDraft, read_target};
 use super::yaml::{self, Node};
 use crate::model::{BundleHash, SourceName, TargetName};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -24,6 +26,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Bundle {
     hash: BundleHash,
+    mark: RulesMark,
     files: Vec<SourceFile>,
     sources: Vec<SourceRules>,
     kinds: Vec<KindRules>,
@@ -36,6 +39,11 @@ pub struct Bundle {
     target_guards: BTreeMap<String, GuardLimit>,
     examples: Vec<Example>,
 }
+
+/// Names rules together with the release that reads them: within one mark the same attributes always get the same answer.
+/// A release that reads the same texts in another way is another release, so an upgrade takes nothing for decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulesMark([u8; 16]);
 
 /// So many removals within a sliding window, per tenant, source and target, before the Guard holds the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +107,10 @@ impl Bundle {
 
     pub fn hash(&self) -> &BundleHash {
         &self.hash
+    }
+
+    pub fn mark(&self) -> RulesMark {
+        self.mark
     }
 
     /// Sorted by path, with `\n` at the ends of lines.
@@ -166,6 +178,15 @@ fn hash(files: &[SourceFile]) -> BundleHash {
         hasher.update(part.as_bytes());
     }
     BundleHash(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+impl RulesMark {
+    fn new(hash: &BundleHash) -> Self {
+        let digest = Sha256::new().chain_update(env!("CARGO_PKG_VERSION")).chain_update(hash.as_str()).finalize();
+        let mut mark = [0; 16];
+        mark.copy_from_slice(&digest[..16]);
+        Self(mark)
+    }
 }
 
 fn missing_files(files: &[SourceFile]) -> Vec<Diagnostic> {
@@ -272,7 +293,9 @@ impl<'f> Drafts<'f> {
             let of_role = |page: &&Page<'_>| FileRole::of(&page.file.path).is_some_and(|role| roles.contains(&role));
             pages.iter().filter(of_role).any(Page::has_problems)
         };
-        let language = Language::new(&self.tables);
+        let declared = self.kinds.iter().flat_map(|on| &on.value.attributes);
+        let slots = Slots::new(declared.map(|attribute| attribute.name.value.as_str()));
+        let language = Language::new(&self.tables, slots);
         check::unique(self.sources.iter().map(|on| (on.page, &on.value.name)), "source");
         check::unique(self.targets.iter().map(|on| (on.page, &on.value.name)), "target");
         check::topics(&self.sources);
@@ -328,8 +351,10 @@ impl Parts {
         let kind_index = index
             .flat_map(|(index, kind)| kind.sources().into_iter().map(move |source| (source.clone(), index)))
             .collect();
+        let hash = hash(&files);
         Bundle {
-            hash: hash(&files),
+            mark: RulesMark::new(&hash),
+            hash,
             files,
             source_index: self.sources.iter().enumerate().map(|(i, source)| (source.name.clone(), i)).collect(),
             target_index: self.targets.iter().enumerate().map(|(i, target)| (target.name.clone(), i)).collect(),

@@ -8,15 +8,16 @@ use super::diagnostic::{Place, SourceFile, known_names};
 use super::entitlement::GroupsDraft;
 use super::expression::{CompileError, Expression, Language};
 use super::identity::{AttributeDraft, GuardDraft, KindDraft, ZoneDraft};
-use super::kind::{KindRules, Origin};
+use super::kind::{Feeds, KindRules, Origin};
 use super::lifecycle::{DateRule, LifecycleRules, ZoneRule, time_zone, time_zone_names};
 use super::read::{Page, Placed};
 use super::shape::{Names, Shape};
 use super::source::{AttributeType, SourceDraft};
-use super::target::{Grant, Groups, TargetRules};
+use super::target::{AccountRules, Grant, Groups, TargetRules};
 use super::target_draft::TargetDraft;
 use crate::model::{Op, SourceName, TargetName, Universe, Value};
 use jiff::tz::TimeZone;
+use smol_str::SmolStr;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -107,6 +108,7 @@ pub fn kind(drafts: &Drafts<'_>, on: &On<'_, KindDraft>, language: &Arc<Language
         anchor: anchor_name,
         requires,
         correlate: draft.correlate.iter().map(|key| key.value.clone()).collect(),
+        feeds: Feeds::new(&attributes, language.slots()),
         attributes,
         lifecycle,
         urgent,
@@ -337,7 +339,7 @@ pub fn target(
     }
     let names = names_of(kinds, &own_kinds);
     let scope = draft.when.as_ref().and_then(|text| condition(drafts, page, text, &names, language, "account.when"));
-    let attributes: Vec<(String, Rule)> = draft
+    let attributes: Vec<(SmolStr, Rule)> = draft
         .attributes
         .iter()
         .filter_map(|(name, text)| {
@@ -346,7 +348,7 @@ pub fn target(
             if rule.expression.shape() == Shape::Map {
                 page.problem(text.place, "an attribute can't hold a map", None);
             }
-            Some((name.value.clone(), rule))
+            Some((name.value.as_str().into(), rule))
         })
         .collect();
     if let Some(match_on) = &draft.match_on
@@ -373,10 +375,7 @@ pub fn target(
         leaver: draft.leaver,
         provision_deadline: draft.provision_deadline,
         deprovision_deadline: draft.deprovision_deadline,
-        scope,
-        attributes,
-        grants,
-        universe,
+        account: AccountRules::new(scope, attributes, grants, universe),
     })
 }
 
@@ -478,7 +477,7 @@ fn target_grants(drafts: &Drafts<'_>, target: &TargetDraft, names: &Names, langu
                     let message = format!("a list of groups belongs here, not {}", rule.expression.shape().name());
                     page.problem(text.place, message, help);
                 }
-                Groups::Computed(rule)
+                Groups::Computed(Box::new(rule))
             }
         };
         grants.push(Grant { name: grant.name.value.clone(), when, groups });

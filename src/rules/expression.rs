@@ -3,10 +3,15 @@
 //! Length, nesting and the number of operators are bounded before the text is parsed, and names are checked before anything
 //! runs. An evaluation sees the identity's attributes (each declared one is defined, null when absent), `tables` and `kind`,
 //! and can reach nothing else. An error at run time holds no value; a panic of the crate is such an error.
+//!
+//! Nearly every expression is lowered to a program of our own (`program`), which costs a tenth; the interpreter says what that
+//! can't, and is the reference for it.
 
 use super::function;
+use super::merged::{Merged, SlotSet, Slots};
+use super::program::{self, Lowering, Table};
 use super::shape::{self, Names, Shape};
-use crate::model::{Attributes, Value};
+use crate::model::Value;
 use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt, Kind};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
@@ -38,16 +43,23 @@ pub type Tables = BTreeMap<String, BTreeMap<String, Value>>;
 /// What all expressions of a bundle share; made once, since the interpreter's environment is costly to build.
 pub struct Language {
     env: Arc<Env>,
-    tables: CelMap<'static>,
+    /// As the interpreter wants them.
+    cel_tables: CelMap<'static>,
+    tables: BTreeMap<String, Arc<Table>>,
     table_names: BTreeSet<String>,
+    slots: Arc<Slots>,
 }
 
 /// A compiled expression.
 pub struct Expression {
-    program: Program,
+    parsed: Program,
+    /// What runs instead of the interpreter; None: it can't be lowered.
+    program: Option<program::Program>,
     language: Arc<Language>,
     text: String,
     depends_on: BTreeSet<String>,
+    /// The same as slots.
+    reads: SlotSet,
     shape: Shape,
     fixed: bool,
     /// Bytes that the interpreter may need for it.
@@ -71,7 +83,8 @@ pub struct CompileError {
 pub struct EvaluationError(pub String);
 
 impl Language {
-    pub fn new(tables: &Tables) -> Arc<Self> {
+    /// `slots` are those of all kinds' attributes.
+    pub fn new(tables: &Tables, slots: Arc<Slots>) -> Arc<Self> {
         let map = tables.iter().map(|(name, entries)| {
             let entries = entries.iter().map(|(key, value)| (CelMapKey::from(key.clone()), to_cel_owned(value)));
             let table: HashMap<CelMapKey<'static>, Box<dyn Val>> = entries.collect();
@@ -79,9 +92,21 @@ impl Language {
         });
         Arc::new(Self {
             env: Arc::new(function::environment()),
-            tables: CelMap::from(map.collect::<HashMap<_, _>>()),
+            cel_tables: CelMap::from(map.collect::<HashMap<_, _>>()),
+            tables: tables
+                .iter()
+                .map(|(name, entries)| {
+                    let entries = entries.iter().map(|(key, value)| (key.clone(), value.clone()));
+                    (name.clone(), Arc::new(entries.collect()))
+                })
+                .collect(),
             table_names: tables.keys().cloned().collect(),
+            slots,
         })
+    }
+
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.slots
     }
 }
 
@@ -94,12 +119,15 @@ impl Expression {
         stacker::grow(PARSER_STACK_BYTES, || {
             let parsed = catch_unwind(AssertUnwindSafe(|| language.env.compile(text)))
                 .map_err(|_| vec![CompileError::whole(text, "the expression can't be parsed")])?;
-            let program = parsed.map_err(|errors| syntax_errors(text, &errors.errors))?;
-            let checked = shape::check(&program, text, names, &language.table_names)?;
+            let parsed = parsed.map_err(|errors| syntax_errors(text, &errors.errors))?;
+            let checked = shape::check(&parsed, text, names, &language.table_names)?;
+            let lowering = Lowering { slots: &language.slots, names, tables: &language.tables };
             Ok(Self {
-                program,
+                program: program::lower(parsed.expression(), &lowering),
+                parsed,
                 language: Arc::clone(language),
                 text: text.to_owned(),
+                reads: checked.attributes.iter().filter_map(|name| language.slots.of(name)).collect(),
                 depends_on: checked.attributes,
                 shape: checked.shape,
                 fixed: checked.fixed,
@@ -117,6 +145,17 @@ impl Expression {
         &self.depends_on
     }
 
+    /// The slots of what it reads.
+    pub fn reads(&self) -> SlotSet {
+        self.reads
+    }
+
+    /// What gives its values; None: the interpreter does.
+    #[cfg(test)]
+    pub(super) fn program(&self) -> Option<&program::Program> {
+        self.program.as_ref()
+    }
+
     /// What it results in, as far as can be told without running it.
     pub fn shape(&self) -> Shape {
         self.shape
@@ -124,16 +163,32 @@ impl Expression {
 
     /// Its value, if it is the same for everybody.
     pub fn constant(&self) -> Option<Value> {
-        self.fixed.then(|| self.evaluate(&Attributes::default(), "").ok()).flatten()
+        self.fixed.then(|| self.evaluate(&Merged::nothing(&self.language.slots), "").ok()).flatten()
     }
 
-    pub fn evaluate(&self, attributes: &Attributes, kind: &str) -> Result<Value, EvaluationError> {
-        self.run(attributes, kind, |value| from_cel(value))
+    pub fn evaluate(&self, merged: &Merged<'_>, kind: &str) -> Result<Value, EvaluationError> {
+        match self.program.as_ref().and_then(|program| program.value(merged, kind)) {
+            Some(value) => Ok(value),
+            None => self.interpret(merged, kind),
+        }
     }
 
     /// For conditions: anything but true or false is an error.
-    pub fn is_true(&self, attributes: &Attributes, kind: &str) -> Result<bool, EvaluationError> {
-        self.run(attributes, kind, |value| match value.downcast_ref::<CelBool>() {
+    pub fn is_true(&self, merged: &Merged<'_>, kind: &str) -> Result<bool, EvaluationError> {
+        match self.program.as_ref().and_then(|program| program.is_true(merged, kind)) {
+            Some(bool) => Ok(bool),
+            None => self.interpret_condition(merged, kind),
+        }
+    }
+
+    /// As `evaluate`, by the crate's interpreter alone: what a program is held to.
+    pub fn interpret(&self, merged: &Merged<'_>, kind: &str) -> Result<Value, EvaluationError> {
+        self.run(merged, kind, |value| from_cel(value))
+    }
+
+    /// As `is_true`, by the crate's interpreter alone.
+    pub fn interpret_condition(&self, merged: &Merged<'_>, kind: &str) -> Result<bool, EvaluationError> {
+        self.run(merged, kind, |value| match value.downcast_ref::<CelBool>() {
             Some(bool) => Ok(*bool.inner()),
             None => Err(EvaluationError(format!("it gives {}, not true or false", type_name(value)))),
         })
@@ -141,17 +196,17 @@ impl Expression {
 
     fn run<T>(
         &self,
-        attributes: &Attributes,
+        merged: &Merged<'_>,
         kind: &str,
         take: impl FnOnce(&dyn Val) -> Result<T, EvaluationError>,
     ) -> Result<T, EvaluationError> {
-        let scope = Scope { attributes, kind, expression: self };
+        let scope = Scope { merged, kind, expression: self };
         let run = || {
             let mut context = Context::with_env(Arc::clone(&self.language.env));
             context.set_variable_resolver(&scope);
-            match cel::Value::resolve_val(self.program.expression(), &context) {
+            match cel::Value::resolve_val(self.parsed.expression(), &context) {
                 Ok(value) => take(value.as_ref()),
-                Err(error) => Err(self.explain(&error, attributes)),
+                Err(error) => Err(self.explain(&error, merged)),
             }
         };
         // Costs nothing where the thread has enough left, as it nearly always has.
@@ -160,7 +215,7 @@ impl Expression {
     }
 
     /// The interpreter's errors may quote values; these name types and attributes only.
-    fn explain(&self, error: &ExecutionError, attributes: &Attributes) -> EvaluationError {
+    fn explain(&self, error: &ExecutionError, merged: &Merged<'_>) -> EvaluationError {
         let reason = match error {
             ExecutionError::NoSuchOverload(overload) => {
                 let types: Vec<_> = overload.argument_types().iter().map(|name| plain_type(name)).collect();
@@ -194,12 +249,8 @@ impl Expression {
             }
             _ => "it can't be evaluated".to_owned(),
         };
-        let absent: Vec<_> = self
-            .depends_on
-            .iter()
-            .filter(|name| matches!(attributes.get(name), None | Some(Value::Null)))
-            .map(|name| format!("`{name}`"))
-            .collect();
+        let absent: Vec<_> =
+            self.depends_on.iter().filter(|name| merged.get(name).is_none()).map(|name| format!("`{name}`")).collect();
         EvaluationError(match absent.is_empty() {
             true => reason,
             false => format!("{reason}; absent here: {}", absent.join(", ")),
@@ -300,18 +351,18 @@ fn plain_syntax_error(message: &str) -> String {
 
 /// What an expression can see.
 struct Scope<'a> {
-    attributes: &'a Attributes,
+    merged: &'a Merged<'a>,
     kind: &'a str,
     expression: &'a Expression,
 }
 
 impl VariableResolver for Scope<'_> {
     fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
-        if let Some(value) = self.attributes.get(name) {
+        if let Some(value) = self.merged.get(name) {
             return Some(to_cel(value));
         }
         match name {
-            "tables" => Some(CowVal::Borrowed(&self.expression.language.tables)),
+            "tables" => Some(CowVal::Borrowed(&self.expression.language.cel_tables)),
             "kind" => Some(CowVal::owned(CelString::from(self.kind))),
             // Names were checked at compile time: what is asked for and depended on is a declared attribute.
             _ if self.expression.depends_on.contains(name) => Some(CowVal::owned(CelNull)),
@@ -399,10 +450,12 @@ fn operator_name(function: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Attributes;
 
     fn language() -> Arc<Language> {
         let departments = BTreeMap::from([("Sales".to_owned(), Value::List(vec!["crm".into(), "sales".into()]))]);
-        Language::new(&Tables::from([("department".to_owned(), departments)]))
+        let slots = Slots::new(names().keys().map(String::as_str));
+        Language::new(&Tables::from([("department".to_owned(), departments)]), slots)
     }
 
     fn names() -> Names {
@@ -413,6 +466,14 @@ mod tests {
 
     fn compile(text: &str) -> Expression {
         Expression::compile(text, &language(), &names()).unwrap_or_else(|errors| panic!("{text}: {errors:?}"))
+    }
+
+    fn merged(attributes: &Attributes) -> Merged<'_> {
+        Merged::of(language().slots(), attributes)
+    }
+
+    fn evaluate(expression: &Expression, attributes: &Attributes) -> Result<Value, EvaluationError> {
+        expression.evaluate(&merged(attributes), "person")
     }
 
     fn ada() -> Attributes {
@@ -470,7 +531,7 @@ mod tests {
             ("mail != null && mail.startsWith('x')", false.into()),
             ("3.5", Value::Float(3.5)),
         ] {
-            match compile(text).evaluate(&ada(), "person") {
+            match evaluate(&compile(text), &ada()) {
                 Ok(found) => assert!(found == expected, "{text}: {}", found.to_json()),
                 Err(error) => panic!("{text}: {error}"),
             }
@@ -493,11 +554,11 @@ mod tests {
             ("9223372036854775807 + level", "a number grows too large"),
             ("given < level", "`<` can't be used on text and a number"),
         ] {
-            let error = compile(text).evaluate(&ada(), "person").unwrap_err().to_string();
+            let error = evaluate(&compile(text), &ada()).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{text}: {error}");
             assert!(!error.contains("Ada") && !error.contains("Weiß"), "{text}: {error}");
         }
-        let error = compile("given").is_true(&ada(), "person").unwrap_err();
+        let error = compile("given").is_true(&merged(&ada()), "person").unwrap_err();
         assert_eq!(error.to_string(), "it gives text, not true or false");
     }
 
@@ -536,8 +597,8 @@ mod tests {
         let either = |n: usize| vec!["given == 'x'"; n].join(" || ");
         assert!(Expression::compile(&nested(MAX_NESTING), &language(), &names()).is_ok());
         assert!(Expression::compile(&long(MAX_DEPTH), &language(), &names()).is_ok());
-        assert!(compile(&either(70)).is_true(&ada(), "person").is_ok());
-        assert!(compile(&long(MAX_DEPTH)).evaluate(&ada(), "person").is_ok());
+        assert!(compile(&either(70)).is_true(&merged(&ada()), "person").is_ok());
+        assert!(evaluate(&compile(&long(MAX_DEPTH)), &ada()).is_ok());
         for text in [
             nested(MAX_NESTING + 1),
             "[".repeat(5000),
@@ -590,7 +651,7 @@ mod tests {
                         true => format!("{value}.{}({})", signature.name, args(*count)),
                         false => format!("{}({value}{})", signature.name, ", 'a'".repeat(*count - 1)),
                     };
-                    match Expression::compile(&text, &language(), &names()).map(|e| e.evaluate(&ada(), "")) {
+                    match Expression::compile(&text, &language(), &names()).map(|e| evaluate(&e, &ada())) {
                         Ok(Err(error)) => {
                             assert!(!error.0.contains("is not defined"), "{text}: {error}");
                             false

@@ -1,9 +1,12 @@
 //! A kind of identity: which sources make it up, whose word counts for each attribute, and when it is to have access.
 
 use super::lifecycle::{Lifecycle, LifecycleRules};
+use super::merged::{Merged, Slot, SlotSet, Slots};
 use super::{Rule, RuleError};
 use crate::model::{Attributes, SourceName, Timestamp, Value};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 #[derive(Debug)]
 pub struct KindRules {
@@ -18,6 +21,7 @@ pub struct KindRules {
     pub attributes: BTreeMap<String, Vec<Origin>>,
     pub(super) lifecycle: LifecycleRules,
     pub(super) urgent: Option<Rule>,
+    pub(super) feeds: Feeds,
 }
 
 /// An attribute of a source.
@@ -27,38 +31,95 @@ pub struct Origin {
     pub attribute: String,
 }
 
+/// `attributes` the other way round, as records come: by source, then by the name that the source has for it.
+#[derive(Debug)]
+pub(super) struct Feeds {
+    slots: Arc<Slots>,
+    sources: Vec<(SourceName, Vec<Feed>)>,
+}
+
+#[derive(Debug)]
+struct Feed {
+    /// The source's name for it.
+    attribute: String,
+    slot: Slot,
+    /// Its place in the attribute's precedence.
+    rank: usize,
+}
+
+impl Feeds {
+    pub fn new(attributes: &BTreeMap<String, Vec<Origin>>, slots: &Arc<Slots>) -> Self {
+        let mut sources: Vec<(SourceName, Vec<Feed>)> = Vec::new();
+        for (name, origins) in attributes {
+            let Some(slot) = slots.of(name) else { continue };
+            for (rank, origin) in origins.iter().enumerate() {
+                let feed = Feed { attribute: origin.attribute.clone(), slot, rank };
+                match sources.iter_mut().find(|(source, _)| *source == origin.source) {
+                    Some((_, feeds)) => feeds.push(feed),
+                    None => sources.push((origin.source.clone(), vec![feed])),
+                }
+            }
+        }
+        for (_, feeds) in &mut sources {
+            feeds.sort_by(|a, b| a.attribute.cmp(&b.attribute));
+        }
+        Self { slots: Arc::clone(slots), sources }
+    }
+
+    fn of(&self, source: &SourceName) -> &[Feed] {
+        self.sources.iter().find(|(own, _)| own == source).map_or(&[], |(_, feeds)| feeds)
+    }
+}
+
 impl KindRules {
     /// The identity's attributes from its records: of each attribute the first value that is not null, by precedence of
     /// sources, then in the order of the records. What nobody has a value for is not in it.
-    pub fn merge(&self, records: &[(&SourceName, &Attributes)]) -> Attributes {
-        let value_of = |origin: &Origin| {
-            records
-                .iter()
-                .filter(|(source, _)| **source == origin.source)
-                .filter_map(|(_, attributes)| attributes.get(&origin.attribute))
-                .find(|value| **value != Value::Null)
-        };
-        let merged = self
-            .attributes
-            .iter()
-            .filter_map(|(name, origins)| origins.iter().find_map(value_of).map(|value| (name.clone(), value.clone())));
-        merged.collect()
+    pub fn merge<'a>(&self, records: &[(&SourceName, &'a Attributes)]) -> Merged<'a> {
+        let mut merged = Merged::nothing(&self.feeds.slots);
+        for (source, attributes) in records {
+            // Both are sorted by name: one way through them.
+            let mut feeds = self.feeds.of(source).iter().peekable();
+            for (name, value) in attributes.iter().filter(|(_, value)| **value != Value::Null) {
+                while feeds.next_if(|feed| feed.attribute.as_str() < name.as_str()).is_some() {}
+                while let Some(feed) = feeds.next_if(|feed| feed.attribute.as_str() == name.as_str()) {
+                    merged.offer(feed.slot, value, feed.rank);
+                }
+            }
+        }
+        merged
+    }
+
+    /// Attributes that are merged already, as rules see them.
+    pub fn merged<'a>(&self, attributes: &'a Attributes) -> Merged<'a> {
+        Merged::of(&self.feeds.slots, attributes)
+    }
+
+    /// The attributes that may have another value after a source's record has changed. Any other has the one it had.
+    pub fn touched(&self, source: &SourceName, before: &Attributes, after: &Attributes) -> SlotSet {
+        let feeds = self.feeds.of(source);
+        let mut touched = SlotSet::default();
+        differing(before, after, |name| {
+            let from = feeds.partition_point(|feed| feed.attribute.as_str() < name);
+            let same = feeds[from..].iter().take_while(|feed| feed.attribute == name);
+            same.for_each(|feed| touched.insert(feed.slot));
+        });
+        touched
     }
 
     /// Whether it is to have access at `now`, and when that changes by a date.
-    pub fn lifecycle(&self, merged: &Attributes, now: Timestamp) -> Result<Lifecycle, RuleError> {
+    pub fn lifecycle(&self, merged: &Merged<'_>, now: Timestamp) -> Result<Lifecycle, RuleError> {
         self.lifecycle.evaluate(&self.name, merged, now)
     }
 
     /// Whether its removal passes the Guard at once.
-    pub fn urgent(&self, merged: &Attributes) -> Result<bool, RuleError> {
+    pub fn urgent(&self, merged: &Merged<'_>) -> Result<bool, RuleError> {
         self.urgent.as_ref().map_or(Ok(false), |rule| rule.is_true(merged, &self.name))
     }
 
     /// Whether the identity's phase depends on the time.
-    pub fn is_dated(&self, merged: &Attributes) -> bool {
+    pub fn is_dated(&self, merged: &Merged<'_>) -> bool {
         let dates = [&self.lifecycle.start, &self.lifecycle.end];
-        dates.into_iter().flatten().any(|date| merged.contains_key(&date.attribute))
+        dates.into_iter().flatten().any(|date| merged.get(&date.attribute).is_some())
     }
 
     /// All sources whose records make it up, the anchor first.
@@ -73,6 +134,36 @@ impl KindRules {
     }
 }
 
+/// Tells the names under which two sets of attributes hold different values; null is no value.
+fn differing(before: &Attributes, after: &Attributes, mut tell: impl FnMut(&str)) {
+    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        let order = match (before.peek(), after.peek()) {
+            (None, None) => return,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((one, _)), Some((other, _))) => one.cmp(other),
+        };
+        let (old, new) = (before.next_if(|_| order.is_le()), after.next_if(|_| order.is_ge()));
+        let Some((name, _)) = old.or(new) else { return };
+        let value = |side: Option<(_, _)>| side.map_or(&Value::Null, |(_, value)| value);
+        if !same(value(old), value(new)) {
+            tell(name);
+        }
+    }
+}
+
+/// Whether no rule can tell them apart: 0.0 and -0.0 are equal, and give different texts.
+fn same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Float(one), Value::Float(other)) => one.to_bits() == other.to_bits(),
+        (Value::List(one), Value::List(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
+        }
+        (one, other) => one == other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,12 +175,14 @@ mod tests {
 
     fn kind(precedence: &[usize]) -> KindRules {
         let origins = precedence.iter().map(|at| Origin { source: SOURCES[*at].into(), attribute: "m".to_owned() });
+        let attributes = BTreeMap::from([("mobile".to_owned(), origins.collect())]);
         KindRules {
             name: "person".to_owned(),
             anchor: "hr".into(),
             requires: vec!["hr".into()],
             correlate: Vec::new(),
-            attributes: BTreeMap::from([("mobile".to_owned(), origins.collect())]),
+            feeds: Feeds::new(&attributes, &Slots::new(["mobile"])),
+            attributes,
             lifecycle: LifecycleRules::default(),
             urgent: None,
         }
@@ -110,7 +203,8 @@ mod tests {
                 })
                 .collect();
             let refs: Vec<_> = held.iter().map(|(source, attributes)| (source, attributes)).collect();
-            let merged = kind(&order).merge(&refs);
+            let kind = kind(&order);
+            let merged = kind.merge(&refs);
             let expected = order.iter().find_map(|source| {
                 records.iter().find_map(|(of, value)| value.flatten().filter(|_| of == source))
             });
@@ -121,6 +215,6 @@ mod tests {
     #[test]
     fn records_of_sources_that_no_attribute_names_change_nothing() {
         let other = Attributes::from([("m", Value::Int(1))]);
-        assert_eq!(kind(&[0, 1]).merge(&[(&"phone".into(), &other)]), Attributes::default());
+        assert_eq!(kind(&[0, 1]).merge(&[(&"phone".into(), &other)]).to_attributes(), Attributes::default());
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Time zones are those built into the binary, so that the same rules give the same answer on every machine.
 
+use super::merged::Merged;
 use super::{Rule, RuleError};
-use crate::model::{Attributes, Timestamp, Value};
+use crate::model::{Timestamp, Value};
 use jiff::SignedDuration;
 use jiff::civil::Date;
 use jiff::tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase};
@@ -80,7 +81,7 @@ impl Phase {
 }
 
 impl LifecycleRules {
-    pub fn evaluate(&self, kind: &str, merged: &Attributes, now: Timestamp) -> Result<Lifecycle, RuleError> {
+    pub fn evaluate(&self, kind: &str, merged: &Merged<'_>, now: Timestamp) -> Result<Lifecycle, RuleError> {
         let active = match &self.active {
             Some(rule) => rule.is_true(merged, kind)?,
             None => true,
@@ -92,7 +93,7 @@ impl LifecycleRules {
         }
     }
 
-    fn dated(&self, merged: &Attributes, now: Timestamp, active: bool) -> Result<Lifecycle, RuleError> {
+    fn dated(&self, merged: &Merged<'_>, now: Timestamp, active: bool) -> Result<Lifecycle, RuleError> {
         let zone = self.zone(merged)?;
         let start = instant_of(self.start.as_ref(), merged, &zone, Edge::Start)?;
         let last_day = match self.last_day {
@@ -113,7 +114,7 @@ impl LifecycleRules {
         })
     }
 
-    fn zone(&self, merged: &Attributes) -> Result<TimeZone, RuleError> {
+    fn zone(&self, merged: &Merged<'_>) -> Result<TimeZone, RuleError> {
         match &self.zone {
             ZoneRule::Fixed(zone) => Ok(zone.clone()),
             ZoneRule::Attribute { attribute, otherwise, rule } => match merged.get(attribute) {
@@ -151,7 +152,7 @@ enum Edge {
 
 fn instant_of(
     rule: Option<&DateRule>,
-    merged: &Attributes,
+    merged: &Merged<'_>,
     zone: &TimeZone,
     edge: Edge,
 ) -> Result<Option<Timestamp>, RuleError> {
@@ -208,6 +209,8 @@ pub fn is_date(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Attributes;
+    use crate::rules::merged::Slots;
     use proptest::prelude::*;
 
     fn at(text: &str) -> Timestamp {
@@ -220,6 +223,10 @@ mod tests {
         let zone =
             ZoneRule::Attribute { attribute: "zone".to_owned(), otherwise, rule: "identity.yaml:2:1".to_owned() };
         LifecycleRules { active: None, start: date("start"), end: date("end"), last_day, zone }
+    }
+
+    fn seen(attributes: &Attributes) -> Merged<'_> {
+        Merged::of(&Slots::new(["start", "end", "zone"]), attributes)
     }
 
     fn dates(start: &str, end: &str) -> Attributes {
@@ -279,7 +286,7 @@ mod tests {
             ("2026-07-01", "2026-05-31", "2026-05-01T00:00:00Z", lifecycle(Phase::Future, None, Some(over))),
             ("2026-07-01", "2026-05-31", "2026-08-01T00:00:00Z", lifecycle(Phase::Ended, Some(over), None)),
         ] {
-            let found = rules(LastDay::Included, "UTC").evaluate("person", &dates(start, end), at(now)).unwrap();
+            let found = rules(LastDay::Included, "UTC").evaluate("person", &seen(&dates(start, end)), at(now)).unwrap();
             assert_eq!(found, expected, "{start} {end} at {now}");
         }
     }
@@ -298,17 +305,17 @@ mod tests {
         ];
         for text in wrong {
             let error =
-                rules(LastDay::Included, "UTC").evaluate("person", &dates(text, ""), at("2026-01-01T00:00:00Z"));
+                rules(LastDay::Included, "UTC").evaluate("person", &seen(&dates(text, "")), at("2026-01-01T00:00:00Z"));
             let error = error.unwrap_err().to_string();
             assert!(error.contains("`start` is not a date") && !error.contains(text), "{error}");
         }
         let mut number = dates("2026-03-02", "");
         number.insert("end".to_owned(), Value::Int(20260302));
-        let error = rules(LastDay::Included, "UTC").evaluate("person", &number, Timestamp(0)).unwrap_err();
+        let error = rules(LastDay::Included, "UTC").evaluate("person", &seen(&number), Timestamp(0)).unwrap_err();
         assert!(error.reason.starts_with("`end` is int, not a date"), "{error}");
         let mut nowhere = dates("2026-03-02", "");
         nowhere.insert("zone".to_owned(), "Nowhere/Hopper".into());
-        let error = rules(LastDay::Included, "UTC").evaluate("person", &nowhere, Timestamp(0)).unwrap_err();
+        let error = rules(LastDay::Included, "UTC").evaluate("person", &seen(&nowhere), Timestamp(0)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the rule at identity.yaml:2:1 can't be applied: `zone` is not the name of a time zone"
@@ -328,13 +335,13 @@ mod tests {
             let rules = rules(if included { LastDay::Included } else { LastDay::Excluded }, zone);
             let merged = dates(&day(start), &day(start + length));
             let now = Timestamp(now * 86_400_000 + 315_532_800_000);
-            let found = rules.evaluate("person", &merged, now).unwrap();
+            let found = rules.evaluate("person", &seen(&merged), now).unwrap();
             prop_assert!(found.since.is_none_or(|since| since <= now));
             if let Some(next) = found.next {
                 prop_assert!(next > now);
-                let before = rules.evaluate("person", &merged, Timestamp(next.0 - 1)).unwrap();
+                let before = rules.evaluate("person", &seen(&merged), Timestamp(next.0 - 1)).unwrap();
                 prop_assert_eq!(before, found);
-                let after = rules.evaluate("person", &merged, next).unwrap();
+                let after = rules.evaluate("person", &seen(&merged), next).unwrap();
                 prop_assert_ne!(after.phase, found.phase);
                 prop_assert_eq!(after.since, Some(next));
             } else {

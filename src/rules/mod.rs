@@ -13,6 +13,7 @@ pub mod expression;
 pub mod function;
 pub mod kind;
 pub mod lifecycle;
+pub mod merged;
 pub mod poll;
 pub mod read;
 pub mod shape;
@@ -23,26 +24,28 @@ pub mod yaml;
 mod check;
 mod entitlement;
 mod identity;
+mod program;
 mod target_draft;
 
 #[cfg(test)]
 mod tests;
 
-use crate::model::{Attributes, Value};
+use crate::model::Value;
 use expression::{EvaluationError, Expression};
 
-pub use bundle::{Bundle, GuardLimit};
+pub use bundle::{Bundle, GuardLimit, RulesMark};
 pub use connector::{ConnectorRules, ScimRules, SqlAccounts, SqlActive, SqlGroups, SqlRules};
 pub use diagnostic::{Diagnostic, Place, SourceFile};
 pub use example::{TestOutcome, TestReport};
 pub use kind::{KindRules, Origin};
 pub use lifecycle::{LastDay, Lifecycle, Phase};
+pub use merged::{Merged, SlotSet};
 pub use poll::{KeycloakLogin, KeycloakPollRules, PollRules};
 pub use source::{
     AttributeRule, AttributeType, EventMeaning, EventPath, EventRules, RecordRules, SourceFormat, SourceRules,
     TenantRule, Tombstones, TopicPattern,
 };
-pub use target::{LeaverRules, PublicFormat, TargetRules};
+pub use target::{Again, LeaverRules, PublicFormat, TargetRules};
 
 /// A rule that can't be applied to an identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,11 +66,11 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn evaluate(&self, merged: &Attributes, kind: &str) -> Result<Value, RuleError> {
+    fn evaluate(&self, merged: &Merged<'_>, kind: &str) -> Result<Value, RuleError> {
         self.expression.evaluate(merged, kind).map_err(|EvaluationError(reason)| self.error(&reason))
     }
 
-    fn is_true(&self, merged: &Attributes, kind: &str) -> Result<bool, RuleError> {
+    fn is_true(&self, merged: &Merged<'_>, kind: &str) -> Result<bool, RuleError> {
         self.expression.is_true(merged, kind).map_err(|EvaluationError(reason)| self.error(&reason))
     }
 

@@ -109,7 +109,7 @@ impl Person {
         let (hr, idp) = ((SourceName::from("hr"), hr), SourceName::from("idp"));
         let mut records = vec![(&hr.0, &hr.1)];
         records.extend(self.idp.as_ref().map(|attributes| (&idp, attributes)));
-        bundle.kind("person").unwrap().merge(&records)
+        bundle.kind("person").unwrap().merge(&records).to_attributes()
     }
 }
 
@@ -122,6 +122,7 @@ pub fn settle(bundle: &Bundle, target: &str, accounts: &mut Accounts, people: &[
     let kind = bundle.kind("person").unwrap();
     for person in people {
         let merged = person.merged(bundle);
+        let merged = kind.merged(&merged);
         let active = kind.lifecycle(&merged, now()).unwrap().phase == Phase::Active;
         let wanted = if active { rules.wants("person", &merged).unwrap() } else { None };
         match wanted {

@@ -1,14 +1,20 @@
 //! What compiled rules answer: the quickstart's people, its hash, its tests, and errors without values.
 
 use super::{compiled, edited, quickstart};
-use crate::model::{Attributes, Op, SourceName, TargetName, Timestamp, Universe, Value};
-use crate::rules::{Bundle, EventMeaning, Phase, SourceFile, example};
+use crate::model::{Attributes, Desired, Op, SourceName, TargetName, Timestamp, Universe, Value};
+use crate::rules::{Bundle, EventMeaning, Phase, RuleError, SourceFile, example};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 fn person(pairs: &[(&str, &str)]) -> Attributes {
     let all = [("employeeNumber", "10001"), ("givenName", "Ada"), ("familyName", "Byron"), ("status", "active")];
     all.iter().chain(pairs).map(|(name, text)| (*name, Value::text(*text))).collect()
+}
+
+/// A person's account at a target, if one is wanted.
+fn wants(bundle: &Bundle, target: &str, person: &Attributes) -> Result<Option<Desired>, RuleError> {
+    let merged = bundle.kind("person").unwrap().merged(person);
+    bundle.target(&target.into()).unwrap().wants("person", &merged)
 }
 
 #[test]
@@ -28,23 +34,25 @@ fn names_find_their_rules() {
     assert_eq!((wiki.leaver.action, wiki.match_on.as_str()), (Op::Delete, "login"));
     assert_eq!(wiki.deprovision_deadline, Duration::from_secs(300));
     assert_eq!(bundle.guard(&"wiki".into()).limit, 10);
-    assert!(wiki.depends_on().contains("preferredName") && !wiki.depends_on().contains("mobile"));
+    let said = |name: &str| Attributes::from([(name, "x".into())]);
+    let touched = |name: &str| bundle.kind("person").unwrap().touched(&"hr".into(), &said("other"), &said(name));
+    assert!(wiki.reads().meets(touched("preferredName")) && !wiki.reads().meets(touched("mobile")));
 }
 
 #[test]
 fn an_account_has_what_the_rules_give_and_is_emptied_of_what_they_give_no_more() {
     let bundle = compiled(&quickstart());
-    let directory = bundle.target(&"directory".into()).unwrap();
     let merged = person(&[("department", "Sales"), ("workerType", "employee"), ("preferredName", "")]);
-    let wanted = directory.wants("person", &merged).unwrap().unwrap();
+    let wanted = wants(&bundle, "directory", &merged).unwrap().unwrap();
     assert!(wanted.active);
     assert_eq!(wanted.attributes.get("userName"), Some(&"ada.byron10001".into()));
     assert_eq!(wanted.attributes.get("mobile"), Some(&Value::Null));
     assert_eq!(wanted.entitlements.universe, Universe::Additive);
     let groups: Vec<_> = wanted.entitlements.groups.iter().map(String::as_str).collect();
     assert_eq!(groups, ["all-staff", "crm", "employees", "sales"]);
-    assert_eq!(bundle.target(&"wiki".into()).unwrap().wants("person", &merged), Ok(None));
-    assert_eq!(directory.wants("service", &merged), Ok(None));
+    assert_eq!(wants(&bundle, "wiki", &merged), Ok(None));
+    let merged = bundle.kind("person").unwrap().merged(&merged);
+    assert_eq!(bundle.target(&"directory".into()).unwrap().wants("service", &merged), Ok(None));
 }
 
 #[test]
@@ -52,16 +60,16 @@ fn a_rule_that_can_not_be_applied_names_itself_and_no_value() {
     let bundle = compiled(&quickstart());
     let mut merged = person(&[("department", "Sales")]);
     merged.remove("familyName");
-    let error = bundle.target(&"directory".into()).unwrap().wants("person", &merged).unwrap_err();
+    let error = wants(&bundle, "directory", &merged).unwrap_err();
     insta::assert_snapshot!(error, @"the rule at targets/directory.yaml:27:15 (account.attributes.userName) can't be applied: `+` can't be used on text and nothing (null); absent here: `familyName`, `preferredName`");
     let late = person(&[("startDate", "Hopper-soon"), ("timeZone", "Nowhere/Hopper")]);
     let person = bundle.kind("person").unwrap();
-    insta::assert_snapshot!(person.lifecycle(&late, Timestamp(0)).unwrap_err(), @"the rule at identity.yaml:27:31 (kinds.person.lifecycle.time_zone) can't be applied: `timeZone` is not the name of a time zone");
+    insta::assert_snapshot!(person.lifecycle(&person.merged(&late), Timestamp(0)).unwrap_err(), @"the rule at identity.yaml:27:31 (kinds.person.lifecycle.time_zone) can't be applied: `timeZone` is not the name of a time zone");
     let unknown =
         edited("entitlements.yaml", "lookup(tables.department, department, [])", "tables.department[department]");
     let bundle = compiled(&unknown);
     let merged = super::answers::person(&[("department", "Hopper's")]);
-    let error = bundle.target(&"directory".into()).unwrap().wants("person", &merged).unwrap_err();
+    let error = wants(&bundle, "directory", &merged).unwrap_err();
     insta::assert_snapshot!(error, @"the rule at entitlements.yaml:16:22 (the grant `by department`, to.directory) can't be applied: a table has no entry under the key asked for (`lookup(table, key, otherwise)` has a way out)");
     assert!(!format!("{error:?}").contains("Hopper"));
 }
@@ -70,8 +78,7 @@ fn a_rule_that_can_not_be_applied_names_itself_and_no_value() {
 fn a_computed_group_outside_of_the_universe_is_never_granted() {
     let files = edited("entitlements.yaml", "{ wiki: [readers, writers] }", "{ wiki: \"['readers', 'wri' + 'ter']\" }");
     let bundle = compiled(&files);
-    let error =
-        bundle.target(&"wiki".into()).unwrap().wants("person", &person(&[("department", "Design")])).unwrap_err();
+    let error = wants(&bundle, "wiki", &person(&[("department", "Design")])).unwrap_err();
     assert!(error.reason.contains("not in the target's `universe`"), "{error}");
 }
 
