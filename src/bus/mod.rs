@@ -63,6 +63,9 @@ pub enum BusError {
     /// Another process took this member's place; this one must stop.
     #[error("fenced: another process runs as this member, or the brokers took this one for gone ({0})")]
     Fenced(String),
+    /// The cluster doesn't know who this is, or doesn't let it: until somebody changes that, trying again is of no use.
+    #[error("{doing}: {reason}: {remedy}")]
+    Denied { doing: String, reason: String, remedy: String },
     #[error("the record for topic {topic} has {bytes} bytes, more than the {limit} that may be sent")]
     TooLarge { topic: String, bytes: usize, limit: usize },
 }

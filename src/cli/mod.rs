@@ -10,6 +10,7 @@ mod failure;
 mod guard;
 pub mod host;
 mod identities;
+mod kafka;
 mod loops;
 pub mod out;
 mod poll;

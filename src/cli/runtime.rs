@@ -1,8 +1,7 @@
 //! What running subcommands share: the config, the data folder, the bus, the codec, logs, the tokio runtime, signals.
 
-use super::{Exit, Failure, topics};
+use super::{Exit, Failure};
 use crate::bus::embedded::{EmbeddedBus, EmbeddedOptions};
-use crate::bus::kafka::KafkaBus;
 use crate::bus::topics::Layout;
 use crate::bus::{Bus, BusError};
 use crate::codec::public::PublicCodec;
@@ -102,10 +101,7 @@ pub fn open_bus(config: &Config, data: &Path) -> anyhow::Result<Arc<dyn Bus>> {
                 .help("one process at a time uses the embedded bus: is another lockstep running with this --data?")
                 .into()),
         },
-        BusRules::Kafka(kafka) => {
-            let settings = topics::kafka_settings(kafka, &Layout::of(config), data)?;
-            Ok(Arc::new(KafkaBus::connect(settings).map_err(|error| bus_failure(&error))?))
-        }
+        BusRules::Kafka(kafka) => Ok(Arc::new(super::kafka::connect(kafka, &Layout::of(config), data)?)),
     }
 }
 
@@ -115,6 +111,9 @@ pub fn bus_failure(error: &BusError) -> anyhow::Error {
         BusError::Retriable { doing, reason } => Failure::new(Exit::Unreachable, format!("{doing}: {reason}"))
             .help("check `bus:` in lockstep.yaml, and that the brokers run and can be reached from here")
             .into(),
+        BusError::Denied { doing, reason, remedy } => {
+            Failure::new(Exit::Failed, format!("{doing}: {reason}")).help(remedy.clone()).into()
+        }
         BusError::Fenced(_) => {
             Failure::new(Exit::Failed, error.to_string()).help("give each process an instance name of its own").into()
         }

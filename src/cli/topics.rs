@@ -1,17 +1,12 @@
 //! `lockstep topics plan|apply`: Lockstep's topics on Kafka as they must be.
 
-use super::{Common, Exit, Failure, out};
-use crate::bus::kafka::{KafkaBus, KafkaSettings};
+use super::{Common, Exit, Failure, kafka, out, runtime};
+use crate::bus::TopicSpec;
 use crate::bus::topics::{self, Layout, Plan};
-use crate::bus::{BusError, TopicSpec};
-use crate::config::{BusRules, Config, KafkaRules, resolve};
+use crate::config::{BusRules, Config};
 use comfy_table::Table;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::process::ExitCode;
-
-/// How the brokers' logs, quotas and ACLs know a process of Lockstep.
-pub const CLIENT_ID: &str = "lockstep";
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -37,8 +32,8 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
         return Ok(Exit::Done.into());
     };
     let layout = Layout::of(&config);
-    let bus = KafkaBus::connect(kafka_settings(rules, &layout, &common.data)?).map_err(failure)?;
-    let plan = topics::plan(&bus, &layout).map_err(failure)?;
+    let bus = kafka::connect(rules, &layout, &common.data)?;
+    let plan = topics::plan(&bus, &layout).map_err(|error| runtime::bus_failure(&error))?;
     let applied = args.what == What::Apply && plan.refuse.is_empty();
     if applied {
         topics::apply(&bus, &plan)?;
@@ -49,32 +44,6 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
         show(&plan, args.what, applied)?
     }
     Ok(if plan.refuse.is_empty() { Exit::Done } else { Exit::Failed }.into())
-}
-
-/// The cluster that lockstep.yaml names, secrets resolved.
-pub fn kafka_settings(rules: &KafkaRules, layout: &Layout, data: &Path) -> anyhow::Result<KafkaSettings> {
-    let resolved = |what: &str, text: &str| match resolve(text, data) {
-        Ok(secret) => Ok(secret.expose().to_owned()),
-        Err(error) => Err(Failure::new(Exit::Config, format!("lockstep.yaml, bus.kafka.{what}: {error}"))),
-    };
-    let mut settings = KafkaSettings {
-        bootstrap: resolved("bootstrap", &rules.bootstrap)?,
-        properties: std::collections::BTreeMap::new(),
-        client_id: CLIENT_ID.to_owned(),
-        max_record_bytes: layout.largest_record(),
-    };
-    for (name, value) in &rules.properties {
-        settings.properties.insert(name.clone(), resolved(&format!("properties.{name}"), value)?);
-    }
-    Ok(settings)
-}
-
-fn failure(error: BusError) -> Failure {
-    match error {
-        BusError::Retriable { .. } => Failure::new(Exit::Unreachable, error.to_string())
-            .help("check `bus.kafka.bootstrap` in lockstep.yaml, and that the brokers run"),
-        other => Failure::new(Exit::Failed, other.to_string()),
-    }
 }
 
 fn show(plan: &Plan, what: What, applied: bool) -> anyhow::Result<()> {

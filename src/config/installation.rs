@@ -2,12 +2,12 @@
 //!
 //! Secrets stay references (`${env:NAME}`, `${file:PATH}`); one that is written out is refused, and not shown.
 
+use super::kafka::{self, KafkaRules};
 use crate::model::TenantId;
 use crate::model::topic::TopicNames;
 use crate::rules::diagnostic::{Diagnostic, SourceFile};
 use crate::rules::read::{Fields, Page, Placed};
 use crate::rules::yaml;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 #[derive(Clone, Debug)]
@@ -35,15 +35,6 @@ pub enum BusRules {
     Kafka(KafkaRules),
 }
 
-#[derive(Clone, Debug)]
-pub struct KafkaRules {
-    pub bootstrap: String,
-    /// librdkafka's own; values unresolved.
-    pub properties: BTreeMap<String, String>,
-    /// Of the topics that are made; None: the broker's default.
-    pub replicas: Option<u16>,
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     #[default]
@@ -62,20 +53,6 @@ const EVENT_BYTES: usize = 256 * 1024;
 /// A whole event with its envelope has to fit the broker's `max.message.bytes` (1 MiB by default) several times over.
 const MOST_EVENT_BYTES: u64 = 8 * 1024 * 1024;
 const LEAST_EVENT_BYTES: u64 = 1024;
-
-/// Settings that the guarantees rest on: Lockstep's to set.
-const OWN_PROPERTIES: &[&str] = &[
-    "bootstrap.servers",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.idempotence",
-    "group.id",
-    "group.instance.id",
-    "isolation.level",
-    "partition.assignment.strategy",
-    "partitioner",
-    "transactional.id",
-];
 
 pub fn parse(file: &SourceFile) -> Result<Installation, Vec<Diagnostic>> {
     let node = yaml::parse(file).map_err(|problem| vec![problem])?;
@@ -156,7 +133,7 @@ fn bus(mut section: Fields<'_>) -> (Option<BusRules>, String) {
         BusRules::Embedded
     });
     let written_kafka = section.key_place("kafka");
-    let kafka = section.fields("kafka").and_then(kafka).map(BusRules::Kafka);
+    let kafka = section.fields("kafka").and_then(kafka::read).map(BusRules::Kafka);
     if let (Some(_), Some(place)) = (&embedded, written_kafka) {
         page.problem(place, "there is one bus: `embedded` or `kafka`", "remove one of the two".to_owned());
     }
@@ -166,35 +143,6 @@ fn bus(mut section: Fields<'_>) -> (Option<BusRules>, String) {
         None => Some(BusRules::Embedded),
     };
     (bus, prefix.unwrap_or_else(|| PREFIX.to_owned()))
-}
-
-fn kafka(mut section: Fields<'_>) -> Option<KafkaRules> {
-    let page = section.page();
-    let bootstrap = section.need_text("bootstrap", "bootstrap: 127.0.0.1:9092");
-    let mut properties = BTreeMap::new();
-    for entry in section.entries("properties") {
-        if OWN_PROPERTIES.contains(&entry.key.as_str()) {
-            let message = format!("`{}` is set by Lockstep: its guarantees rest on it", entry.key);
-            page.problem(entry.key_place, message, "remove it".to_owned());
-            continue;
-        }
-        let Some(value) = page.scalar(&entry.value) else {
-            page.wrong_type(&entry.value, "text");
-            continue;
-        };
-        let secret = ["password", "secret", "key.pem", "jaas", "token"].iter().any(|word| entry.key.contains(word));
-        if secret && !value.starts_with("${") {
-            page.secret_problem(
-                &Placed { value, place: entry.value.place },
-                "a secret must not stand in lockstep.yaml",
-            );
-            continue;
-        }
-        properties.insert(entry.key.clone(), value);
-    }
-    let replicas = section.number("replicas", 1, 100).and_then(|count| u16::try_from(count).ok());
-    section.finish();
-    Some(KafkaRules { bootstrap: bootstrap?.value, properties, replicas })
 }
 
 /// What Kafka takes as a part of a topic's name.

@@ -5,12 +5,14 @@
 
 pub mod folder;
 pub mod installation;
+mod kafka;
 pub mod secret;
 
 use crate::rules::{Bundle, Diagnostic, TenantRule, diagnostic};
 use std::path::{Path, PathBuf};
 
-pub use installation::{BusRules, Installation, KafkaRules, LogFormat};
+pub use installation::{BusRules, Installation, LogFormat};
+pub use kafka::{ClientCertificate, KafkaRules, PasswordMechanism, SaslRules, TlsRules, TokenRules};
 pub use secret::{Secret, SecretError, resolve};
 
 /// A config folder that is all right.

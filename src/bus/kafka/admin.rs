@@ -1,7 +1,7 @@
 //! Topics as they are in the cluster: described, made, and set.
 
-use super::Cluster;
 use super::client::{Plain, REQUEST_TIMEOUT, bus_error, native_partition};
+use super::{Cluster, denied, token};
 use crate::bus::{BusError, TopicFound, TopicSpec, TopicState};
 use futures::executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -14,7 +14,10 @@ type Client = AdminClient<Plain>;
 
 /// Lives for one request: an admin client that nobody polls would gather its log lines for ever.
 fn client(cluster: &Cluster, doing: &str) -> Result<Client, BusError> {
-    cluster.settings.admin().create_with_context(Plain::default()).map_err(|e| bus_error(doing, &e))
+    let plain = Plain::new(cluster.tokens.as_ref());
+    let client: Client = cluster.settings.admin().create_with_context(plain).map_err(|e| bus_error(doing, &e))?;
+    token::authorize(client.inner(), cluster.tokens.as_ref())?;
+    Ok(client)
 }
 
 fn options() -> AdminOptions {
@@ -56,10 +59,8 @@ pub(super) fn settings(
     let mut settings = BTreeMap::new();
     // Answers come in the order of the questions.
     for (name, answer) in topics.iter().zip(described) {
-        let resource = answer.map_err(|code| BusError::Failed {
-            doing: format!("kafka: reading the settings of topic {name}"),
-            reason: code.to_string(),
-        })?;
+        let resource =
+            answer.map_err(|code| denied::refused(format!("kafka: reading the settings of topic {name}"), code))?;
         let entries = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
         settings.insert(name.clone(), entries.collect());
     }
@@ -83,10 +84,7 @@ pub(super) fn create(cluster: &Cluster, specs: &[TopicSpec]) -> Result<(), BusEr
     let client = client(cluster, doing)?;
     let made = block_on(client.create_topics(&topics, &options())).map_err(|e| bus_error(doing, &e))?;
     for result in made {
-        result.map_err(|(name, code)| BusError::Failed {
-            doing: format!("kafka: making topic {name}"),
-            reason: code.to_string(),
-        })?;
+        result.map_err(|(name, code)| denied::refused(format!("kafka: making topic {name}"), code))?;
     }
     cluster.wait_for_topics(specs)
 }

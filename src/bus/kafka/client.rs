@@ -2,9 +2,12 @@
 //!
 //! Nothing here prints a configuration value, a record's key or its value: properties may be secrets, records are personal.
 
+use super::denied;
+use super::token::Tokens;
 use crate::bus::{BusError, Membership};
 use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -12,8 +15,9 @@ use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::types::RDKafkaRespErr;
 use std::collections::{BTreeMap, VecDeque};
+use std::error::Error;
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A coordinator aborts what a dead process left open after this long, if nobody takes its place before.
@@ -212,30 +216,57 @@ impl KafkaSettings {
     }
 }
 
+/// What a client asks for when its token is nearly over: those that are polled by rdkafka are answered so.
+fn generated(tokens: Option<&Arc<Tokens>>) -> Result<OAuthToken, Box<dyn Error>> {
+    match tokens {
+        Some(tokens) => tokens.generate(),
+        None => Err("there is nothing to fetch a token with: `bus.kafka.sasl` says how".into()),
+    }
+}
+
 /// Log and errors of a client that needs nothing else.
 #[derive(Default)]
 pub(super) struct Plain {
+    tokens: Option<Arc<Tokens>>,
     /// What went wrong last, for the message when nothing can be reached.
-    last_error: Mutex<Option<String>>,
+    last_error: Mutex<Option<LastError>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct LastError {
+    pub(super) code: Option<RDKafkaErrorCode>,
+    pub(super) reason: String,
 }
 
 impl Plain {
-    pub(super) fn last_error(&self) -> Option<String> {
+    pub(super) fn new(tokens: Option<&Arc<Tokens>>) -> Self {
+        Self { tokens: tokens.cloned(), last_error: Mutex::default() }
+    }
+
+    pub(super) fn last_error(&self) -> Option<LastError> {
         self.last_error.lock().expect("no holder of this lock panics").clone()
     }
 }
 
 impl ClientContext for Plain {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         log(level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", "{}: {reason}", describe(&error));
+        let code = error.rdkafka_error_code();
         // That all brokers are down follows from what was said of each.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *self.last_error.lock().expect("no holder of this lock panics") = Some(reason.to_owned());
+        if code != Some(RDKafkaErrorCode::AllBrokersDown) {
+            let last = LastError { code, reason: reason.to_owned() };
+            *self.last_error.lock().expect("no holder of this lock panics") = Some(last);
         }
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        generated(self.tokens.as_ref())
     }
 }
 
@@ -247,6 +278,7 @@ impl ConsumerContext for Plain {}
 /// (librdkafka#1323); until then it pauses fetching and stays in its state. So nothing happens inside a callback.
 #[derive(Default)]
 pub(super) struct Member {
+    tokens: Option<Arc<Tokens>>,
     changes: Mutex<VecDeque<Change>>,
 }
 
@@ -258,6 +290,10 @@ pub(super) enum Change {
 }
 
 impl Member {
+    pub(super) fn new(tokens: Option<&Arc<Tokens>>) -> Self {
+        Self { tokens: tokens.cloned(), changes: Mutex::default() }
+    }
+
     pub(super) fn next_change(&self) -> Option<Change> {
         self.changes.lock().expect("no holder of this lock panics").pop_front()
     }
@@ -273,12 +309,18 @@ impl Member {
 }
 
 impl ClientContext for Member {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         log(level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(target: "librdkafka", "{}: {reason}", describe(&error));
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        generated(self.tokens.as_ref())
     }
 }
 
@@ -295,22 +337,33 @@ impl ConsumerContext for Member {
 /// A producer: remembers the first record that could not be delivered.
 #[derive(Default)]
 pub(super) struct Delivery {
+    tokens: Option<Arc<Tokens>>,
     failure: Mutex<Option<String>>,
 }
 
 impl Delivery {
+    pub(super) fn new(tokens: Option<&Arc<Tokens>>) -> Self {
+        Self { tokens: tokens.cloned(), failure: Mutex::default() }
+    }
+
     pub(super) fn take_failure(&self) -> Option<String> {
         self.failure.lock().expect("no holder of this lock panics").take()
     }
 }
 
 impl ClientContext for Delivery {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         log(level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(target: "librdkafka", "{}: {reason}", describe(&error));
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        generated(self.tokens.as_ref())
     }
 }
 
@@ -363,6 +416,9 @@ pub(super) fn describe(error: &KafkaError) -> String {
 
 pub(super) fn bus_error(doing: impl Into<String>, error: &KafkaError) -> BusError {
     let (doing, reason) = (doing.into(), describe(error));
+    if let Some(remedy) = error.rdkafka_error_code().and_then(denied::remedy) {
+        return BusError::Denied { doing, reason, remedy: remedy.to_owned() };
+    }
     if passes(error) { BusError::Retriable { doing, reason } } else { BusError::Failed { doing, reason } }
 }
 

@@ -7,15 +7,18 @@
 
 mod admin;
 mod client;
+mod denied;
 mod reader;
 mod session;
+mod token;
 mod watchdog;
 mod writer;
 
 pub use client::KafkaSettings;
+pub use token::TokenLogin;
 
 use crate::bus::{Bus, BusError, Ends, Membership, Outgoing, Reader, Session, TopicPartition, TopicSpec, TopicState};
-use client::{Plain, REQUEST_TIMEOUT, bus_error, describe, native_partition};
+use client::{LastError, Plain, REQUEST_TIMEOUT, bus_error, describe, native_partition};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
@@ -23,11 +26,13 @@ use rdkafka::types::RDKafkaRespErr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use token::Tokens;
 use watchdog::Watchdog;
 use writer::{WriteError, Writer};
 
-/// How long a cluster may take to answer at start.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a cluster may take to answer at start, question by question. One that refuses this client is not waited for to the
+/// end; later questions leave a slow one more time.
+const CONNECT_TIMEOUTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
 /// How long what a topic takes is believed without asking again.
 const LIMITS_LAST: Duration = Duration::from_secs(300);
 /// New topics have leaders after this long, or something is wrong.
@@ -52,17 +57,25 @@ pub struct KafkaBus {
 impl KafkaBus {
     /// Reaches the cluster, or says why not within 10 s.
     pub fn connect(settings: KafkaSettings) -> Result<Self, BusError> {
+        Self::open(settings, None)
+    }
+
+    /// The same as whom a token endpoint says this is: SASL OAUTHBEARER.
+    pub fn connect_with_tokens(settings: KafkaSettings, login: TokenLogin) -> Result<Self, BusError> {
+        Self::open(settings, Some(Tokens::new(login)))
+    }
+
+    fn open(settings: KafkaSettings, tokens: Option<Arc<Tokens>>) -> Result<Self, BusError> {
         settings.check()?;
         let doing = format!("kafka at {}", settings.bootstrap);
-        let inspector: BaseConsumer<Plain> =
-            settings.inspector().create_with_context(Plain::default()).map_err(|e| bus_error(&doing, &e))?;
-        if let Err(error) = inspector.client().fetch_metadata(None, CONNECT_TIMEOUT) {
-            serve(&inspector);
-            let last = inspector.context().last_error().unwrap_or_else(|| describe(&error));
-            let reason = format!("not reached within {} s: {last}", CONNECT_TIMEOUT.as_secs());
-            return Err(BusError::Retriable { doing, reason });
-        }
-        let cluster = Arc::new(Cluster { settings, watchdog: Arc::default(), inspector, limits: Mutex::default() });
+        let inspector: BaseConsumer<Plain> = settings
+            .inspector()
+            .create_with_context(Plain::new(tokens.as_ref()))
+            .map_err(|e| denied::creation(&doing, &e))?;
+        token::authorize(inspector.client(), tokens.as_ref())?;
+        reach(&inspector, &doing)?;
+        let cluster =
+            Arc::new(Cluster { settings, tokens, watchdog: Arc::default(), inspector, limits: Mutex::default() });
         let bus = Self { cluster, appender: Arc::default() };
         bus.care()?;
         Ok(bus)
@@ -75,6 +88,9 @@ impl KafkaBus {
             while let Some(cluster) = cluster.upgrade() {
                 cluster.watchdog.check();
                 serve(&cluster.inspector);
+                if let Some(tokens) = &cluster.tokens {
+                    tokens.care();
+                }
                 drop(cluster);
                 if let Some(appender) = appender.upgrade()
                     && let Ok(writer) = appender.try_lock()
@@ -120,7 +136,7 @@ impl Bus for KafkaBus {
         loop {
             if appender.is_none() {
                 let config: ClientConfig = self.cluster.settings.appender();
-                *appender = Some(Writer::open(&config, self.cluster.watchdog.clone())?);
+                *appender = Some(Writer::open(&config, self.cluster.watchdog.clone(), self.cluster.tokens.as_ref())?);
             }
             let writer = appender.as_ref().expect("opened above");
             let reason = match writer.write(&records, None) {
@@ -160,6 +176,7 @@ impl Bus for KafkaBus {
 /// What sessions, readers and administration share.
 struct Cluster {
     settings: KafkaSettings,
+    tokens: Option<Arc<Tokens>>,
     watchdog: Arc<Watchdog>,
     /// Sees open transactions, so that `ends` counts them.
     inspector: BaseConsumer<Plain>,
@@ -288,6 +305,25 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// Asks until the cluster answers, or says that it won't.
+fn reach(inspector: &BaseConsumer<Plain>, doing: &str) -> Result<(), BusError> {
+    let (mut failure, mut left) = (String::new(), CONNECT_TIMEOUTS.len());
+    for wait in CONNECT_TIMEOUTS {
+        left -= 1;
+        let Err(error) = inspector.client().fetch_metadata(None, wait) else { return Ok(()) };
+        serve(inspector);
+        let last = inspector.context().last_error();
+        let last = last.unwrap_or_else(|| LastError { code: error.rdkafka_error_code(), reason: describe(&error) });
+        if let Some(error) = denied::connecting(doing, &last, left == 0) {
+            return Err(error);
+        }
+        failure = last.reason;
+    }
+    let waited: Duration = CONNECT_TIMEOUTS.iter().sum();
+    let reason = format!("not reached within {} s: {failure}", waited.as_secs());
+    Err(BusError::Retriable { doing: doing.to_owned(), reason })
 }
 
 /// A record's size in a batch of its own.

@@ -5,9 +5,9 @@
 //! looked, past all of those. rdkafka's wrapper drops topic and offset of that event, so this file takes events from
 //! librdkafka's queue itself.
 
-use super::Cluster;
 use super::client::{Plain, log, native_partition};
 use super::session::whole_millis;
+use super::{Cluster, token};
 use crate::bus::{BusError, Incoming, Reader, TopicPartition};
 use crate::model::Timestamp;
 use rdkafka::bindings as native;
@@ -35,8 +35,9 @@ impl KafkaReader {
         let consumer: BaseConsumer<Plain> = cluster
             .settings
             .reader()
-            .create_with_context(Plain::default())
+            .create_with_context(Plain::new(cluster.tokens.as_ref()))
             .map_err(|e| super::client::bus_error("kafka: opening a reader", &e))?;
+        token::authorize(consumer.client(), cluster.tokens.as_ref())?;
         let events = Events::of(&consumer);
         Ok(Self { events, consumer, cluster, positions: BTreeMap::new() })
     }
@@ -74,6 +75,7 @@ impl Reader for KafkaReader {
             match self.events.next(left) {
                 None if left.is_zero() || Instant::now() >= until => break,
                 None | Some(Event::Other) => {}
+                Some(Event::TokenWanted) => token::renew(self.consumer.client(), self.cluster.tokens.as_ref()),
                 Some(Event::Record(record)) => {
                     if let Some(position) = self.positions.get_mut(&(record.topic.clone(), record.partition)) {
                         *position = record.offset + 1;
@@ -123,6 +125,7 @@ enum Event {
     Record(Incoming),
     End { partition: TopicPartition, offset: i64 },
     Failed { partition: Option<TopicPartition>, code: RDKafkaErrorCode, reason: String },
+    TokenWanted,
     Other,
 }
 
@@ -197,6 +200,7 @@ unsafe fn read_event(event: *mut native::rd_kafka_event_t) -> Event {
                 }
                 Event::Other
             }
+            native::RD_KAFKA_EVENT_OAUTHBEARER_TOKEN_REFRESH => Event::TokenWanted,
             _ => Event::Other,
         }
     }

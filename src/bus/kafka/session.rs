@@ -4,9 +4,9 @@
 //! carries them so that the broker's generation fence applies, and after an abort (which does not rewind a consumer) it
 //! seeks back to them. Nothing is open when `poll` is called, so a rebalance has nothing to finish.
 
-use super::Cluster;
 use super::client::{Change, Member, REQUEST_TIMEOUT, bus_error, describe, native_partition, passes};
 use super::writer::{Offsets, WriteError, Writer};
+use super::{Cluster, token};
 use crate::bus::{BatchLimit, BusError, CommitError, Incoming, Membership, Poll, Session, TopicPartition, Transaction};
 use crate::model::Timestamp;
 use rdkafka::bindings as native;
@@ -54,13 +54,15 @@ impl KafkaSession {
             cluster.partition_count(topic)?;
         }
         // First the producer: it fences whoever had this name, and aborts what that one left open.
-        let writer = Writer::open(&cluster.settings.committer(membership), cluster.watchdog.clone())?;
+        let writer =
+            Writer::open(&cluster.settings.committer(membership), cluster.watchdog.clone(), cluster.tokens.as_ref())?;
         let doing = || format!("kafka: joining group {} as {}", membership.group, membership.instance);
         let consumer: BaseConsumer<Member> = cluster
             .settings
             .member(membership)
-            .create_with_context(Member::default())
+            .create_with_context(Member::new(cluster.tokens.as_ref()))
             .map_err(|e| bus_error(doing(), &e))?;
+        token::authorize(consumer.client(), cluster.tokens.as_ref())?;
         let topics: Vec<&str> = membership.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(|e| bus_error(doing(), &e))?;
         Ok(Self {
@@ -211,7 +213,8 @@ impl KafkaSession {
         if let Some((_, reason)) = self.consumer.client().fatal_error() {
             return Err(self.fence(&reason));
         }
-        match Writer::open(&self.cluster.settings.committer(&self.membership), self.cluster.watchdog.clone()) {
+        let committer = self.cluster.settings.committer(&self.membership);
+        match Writer::open(&committer, self.cluster.watchdog.clone(), self.cluster.tokens.as_ref()) {
             Ok(writer) => self.writer = Some(writer),
             Err(BusError::Fenced(reason)) => return Err(self.fence(&reason)),
             Err(error) => return Err(error),
@@ -259,10 +262,10 @@ impl KafkaSession {
                     | Code::InconsistentGroupProtocol
                     | Code::InvalidSessionTimeout,
                 ),
-            ) => Err(BusError::Failed {
-                doing: format!("kafka: group {}, topics {}", self.membership.group, self.membership.topics.join(", ")),
-                reason: describe(error),
-            }),
+            ) => {
+                let (group, topics) = (&self.membership.group, self.membership.topics.join(", "));
+                Err(bus_error(format!("kafka: group {group}, topics {topics}"), error))
+            }
             // The network's moment, or something that a rebalance follows: librdkafka goes on by itself.
             _ => {
                 tracing::debug!("kafka: group {}: {}", self.membership.group, describe(error));

@@ -5,6 +5,7 @@
 //! settles it by initialising, as the coordinator then completes or aborts what was open.
 
 use super::client::{Delivery, TRANSACTION_TIMEOUT, describe, native_partition};
+use super::token::{self, Tokens};
 use super::watchdog::Watchdog;
 use crate::bus::{BusError, Outgoing};
 use rdkafka::TopicPartitionList;
@@ -60,11 +61,16 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Takes the transactional id: what an earlier holder left open is aborted, and the holder fenced.
-    pub(super) fn open(config: &ClientConfig, watchdog: Arc<Watchdog>) -> Result<Self, BusError> {
+    pub(super) fn open(
+        config: &ClientConfig,
+        watchdog: Arc<Watchdog>,
+        tokens: Option<&Arc<Tokens>>,
+    ) -> Result<Self, BusError> {
         let doing = || "kafka: opening a transactional producer".to_owned();
         let failed = |e: &KafkaError| super::client::bus_error(doing(), e);
         let producer: BaseProducer<Delivery> =
-            config.create_with_context(Delivery::default()).map_err(|e| failed(&e))?;
+            config.create_with_context(Delivery::new(tokens)).map_err(|e| failed(&e))?;
+        token::authorize(producer.client(), tokens)?;
         let writer = Self { producer, watchdog };
         match writer.call("init_transactions", |p| p.init_transactions(CALL_TIMEOUT)) {
             Ok(()) => Ok(writer),
@@ -285,7 +291,7 @@ mod tests {
 
         fn open(&self) -> Writer {
             let member = Membership { group: "g".into(), instance: "a".into(), topics: vec![] };
-            Writer::open(&self.settings.committer(&member), Arc::default()).unwrap()
+            Writer::open(&self.settings.committer(&member), Arc::default(), None).unwrap()
         }
 
         fn fail(&self, request: RDKafkaApiKey, errors: &[RDKafkaRespErr]) {
