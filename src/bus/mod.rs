@@ -9,12 +9,14 @@
 //!   readers find then is what happened, and the session stands where that ends.
 //! - Readers see only committed records, in offset order. Offsets rise but may have gaps.
 
+pub mod acls;
 pub mod embedded;
 pub mod kafka;
 pub mod topics;
 
 pub use crate::model::{Incoming, Outgoing};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 pub type TopicPartition = (String, u32);
@@ -121,6 +123,70 @@ pub trait Bus: Send + Sync {
     fn create(&self, specs: &[TopicSpec]) -> Result<(), BusError>;
     /// Sets the settings named, and leaves the others as they are.
     fn configure(&self, topic: &str, settings: &BTreeMap<String, String>) -> Result<(), BusError>;
+    /// How this host's clock stands against the brokers', by a record on `topic`; None where there is no other clock.
+    fn clock(&self, _topic: &str) -> Result<Option<ClockReading>, BusError> {
+        Ok(None)
+    }
+}
+
+/// One look at two clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockReading {
+    /// This host's time less the broker's, in ms, as of the middle of the exchange.
+    pub ahead_ms: i64,
+    /// Half of the time that the exchange took: the difference is known no better.
+    pub uncertain_ms: i64,
+}
+
+/// A process whose clock differs from the brokers' by more refuses to run: timers, deadlines and tokens would be wrong by as
+/// much, and no network explains so large a difference.
+pub const MOST_CLOCK_OFFSET: Duration = Duration::from_secs(30);
+
+impl ClockReading {
+    /// What the broker said when it took a record that was sent and acknowledged at these times of this host.
+    pub fn of(sent_ms: i64, broker_ms: i64, acknowledged_ms: i64) -> Self {
+        let took = (acknowledged_ms - sent_ms).max(0);
+        Self { ahead_ms: sent_ms + took / 2 - broker_ms, uncertain_ms: took / 2 }
+    }
+
+    /// Whether it is certain that the clocks differ by more than may be.
+    pub fn is_off(&self) -> bool {
+        let most = i64::try_from(MOST_CLOCK_OFFSET.as_millis()).unwrap_or(i64::MAX);
+        self.ahead_ms.abs() - self.uncertain_ms > most
+    }
+}
+
+impl fmt::Display for ClockReading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = if self.ahead_ms < 0 { "behind" } else { "ahead of" };
+        let (off, uncertain) = (self.ahead_ms.unsigned_abs() as f64 / 1000.0, self.uncertain_ms as f64 / 1000.0);
+        write!(f, "this host's clock is {off:.1} s {side} the brokers' (give or take {uncertain:.1} s)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_off_where_no_network_explains_the_difference() {
+        for (sent, broker, acknowledged, ahead, off) in [
+            (1_000, 1_010, 1_020, 0, false),
+            (100_000, 69_000, 100_000, 31_000, true),
+            (100_000, 131_000, 100_000, -31_000, true),
+            (100_000, 70_000, 100_000, 30_000, false),
+            // Ten seconds on the way: 31 s may be 26 s.
+            (100_000, 74_000, 110_000, 31_000, false),
+            (100_000, 60_000, 110_000, 45_000, true),
+            // The clock was set back meanwhile.
+            (100_000, 100_000, 40_000, 0, false),
+        ] {
+            let reading = ClockReading::of(sent, broker, acknowledged);
+            assert_eq!((reading.ahead_ms, reading.is_off()), (ahead, off), "{sent} {broker} {acknowledged}");
+        }
+        let text = ClockReading { ahead_ms: -31_500, uncertain_ms: 40 }.to_string();
+        assert_eq!(text, "this host's clock is 31.5 s behind the brokers' (give or take 0.0 s)");
+    }
 }
 
 /// A topic as it must be.

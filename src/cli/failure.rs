@@ -57,6 +57,12 @@ pub(super) fn report(error: &anyhow::Error) -> ExitCode {
     error.downcast_ref::<Failure>().map_or(Exit::Failed, |failure| failure.exit).into()
 }
 
+/// What an error says there is to do.
+pub(super) fn help_of(error: &anyhow::Error) -> Option<String> {
+    let help = &error.downcast_ref::<Failure>()?.help;
+    (!help.is_empty()).then(|| help.join("\n"))
+}
+
 fn text(error: &anyhow::Error) -> String {
     let mut said = error.to_string();
     // Diagnostics of the config bring their own, one each.

@@ -1,9 +1,11 @@
 //! The Kafka that lockstep.yaml names, with the secrets that it refers to.
 
 use super::{Exit, Failure, runtime};
+use crate::bus::acls;
 use crate::bus::kafka::{KafkaBus, KafkaSettings, TokenLogin};
 use crate::bus::topics::Layout;
 use crate::config::{KafkaRules, SaslRules, Secret, resolve};
+use crate::rules::Bundle;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -20,6 +22,16 @@ pub fn connect(rules: &KafkaRules, layout: &Layout, data: &Path) -> anyhow::Resu
     connected.map_err(|error| runtime::bus_failure(&error))
 }
 
+/// What the installation's names on the cluster are made of.
+pub fn installation<'a>(layout: &'a Layout, bundle: &'a Bundle) -> acls::Installation<'a> {
+    acls::Installation { layout, bundle, client_id: CLIENT_ID }
+}
+
+/// The brokers' addresses, as they are asked first.
+pub fn bootstrap(rules: &KafkaRules, data: &Path) -> anyhow::Result<String> {
+    resolved("bootstrap", &rules.bootstrap, data)
+}
+
 fn settings(rules: &KafkaRules, layout: &Layout, data: &Path) -> anyhow::Result<KafkaSettings> {
     let mut properties = BTreeMap::new();
     for (name, value) in &rules.properties {
@@ -29,7 +41,7 @@ fn settings(rules: &KafkaRules, layout: &Layout, data: &Path) -> anyhow::Result<
         properties.insert(name.to_owned(), resolved(key, &value, data)?);
     }
     Ok(KafkaSettings {
-        bootstrap: resolved("bootstrap", &rules.bootstrap, data)?,
+        bootstrap: bootstrap(rules, data)?,
         properties,
         client_id: CLIENT_ID.to_owned(),
         max_record_bytes: layout.largest_record(),

@@ -2,9 +2,10 @@
 //! an error that may pass.
 
 use super::{Exit, Failure, runtime};
+use crate::bus::acls;
 use crate::bus::embedded::WallClock;
-use crate::bus::topics::{self, Layout};
-use crate::bus::{Bus, BusError};
+use crate::bus::topics::{self, Layout, TopicsError};
+use crate::bus::{Bus, BusError, ClockReading, MOST_CLOCK_OFFSET};
 use crate::codec::source::{Reason, SourceDecoder};
 use crate::config::{BusRules, Config, Installation, resolve};
 use crate::connector::{self, Connector, Limits};
@@ -39,6 +40,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const SETTLED: Duration = Duration::from_secs(60);
 /// How often the lag is looked at, and how often a loop says where it stands.
 const LAG_EVERY: Duration = Duration::from_secs(1);
+/// How often the brokers' clock is looked at: one that was set wrong is noticed within a fraction of the shortest deadline.
+const CLOCK_EVERY: Duration = Duration::from_secs(60);
 /// Of a call to the outside beside which the worker's own time-out gives up.
 const CALL_SLACK: Duration = Duration::from_secs(2);
 /// Exchanges of a call until its change has arrived or never will: a read, and the change itself.
@@ -109,8 +112,9 @@ impl Parts {
                 bus.create(&specs).map_err(|error| runtime::bus_failure(&error))?;
             }
             BusRules::Kafka(_) => {
-                let warnings = topics::verify(bus.as_ref(), &layout).map_err(|error| {
-                    Failure::new(Exit::Config, error.to_string()).help("see `lockstep topics plan`")
+                let warnings = topics::verify(bus.as_ref(), &layout).map_err(|error| match error {
+                    TopicsError::Bus(error) => runtime::bus_failure(&error),
+                    error => Failure::new(Exit::Config, error.to_string()).help("see `lockstep topics plan`").into(),
                 })?;
                 let mut by_what: BTreeMap<String, Vec<String>> = BTreeMap::new();
                 for warning in warnings {
@@ -121,6 +125,10 @@ impl Parts {
                 }
             }
         }
+        let metrics = Metrics::new();
+        look_at_clock(bus.as_ref(), &layout.names.clock(), &metrics)
+            .map_err(|error| runtime::bus_failure(&error))?
+            .map_or(Ok(()), |reading| Err(clock_failure(&reading)))?;
         let stores = DiskStores::open(data, STORE_MEMORY_MIB).map_err(|error| {
             Failure::new(Exit::Failed, error.to_string()).help("each process needs a --data of its own")
         })?;
@@ -144,7 +152,7 @@ impl Parts {
             bus,
             stores: Arc::new(stores),
             codecs: Arc::new(codecs),
-            metrics: Arc::new(Metrics::new()),
+            metrics: Arc::new(metrics),
             health,
             now,
             activity: Arc::new(activity),
@@ -200,6 +208,29 @@ impl Parts {
         })
     }
 
+    /// Looks at the brokers' clock now and then, until cancelled. One that is off ends the process.
+    pub fn spawn_clock(&self) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+        let parts = self.clone();
+        spawn("clock", move || {
+            let topic = parts.layout.names.clock();
+            loop {
+                parts.pause(CLOCK_EVERY);
+                if parts.cancel.is_cancelled() {
+                    return Ok(());
+                }
+                match look_at_clock(parts.bus.as_ref(), &topic, &parts.metrics) {
+                    Ok(None) => {}
+                    Ok(Some(reading)) => {
+                        tracing::error!("{reading}: ends the process");
+                        parts.cancel.cancel();
+                        return Err(clock_failure(&reading));
+                    }
+                    Err(error) => tracing::warn!(%error, "the brokers' clock can't be looked at; tried again"),
+                }
+            }
+        })
+    }
+
     fn tenants(&self) -> Vec<&str> {
         self.installation.tenants.iter().map(TenantId::as_str).collect()
     }
@@ -207,7 +238,7 @@ impl Parts {
     fn process(&self, ready: &Condition) -> Result<(), LoopError> {
         let topics = self.installation.topics.clone();
         let settings = ProcessorSettings {
-            group: format!("{}processor", topics.prefix),
+            group: acls::group_of_processors(&topics),
             instance: self.instance.clone(),
             inbox_partitions: self.installation.inbox_partitions,
             record_bytes: self.largest(&topics.inbox()),
@@ -252,7 +283,7 @@ impl Parts {
         let newest = Arc::new(Newest::new());
         let settings = LaneSettings {
             target: target.clone(),
-            group: format!("{}worker.{target}", topics.prefix),
+            group: acls::group_of_workers(&topics, target),
             instance: self.instance.clone(),
             format: rules.format,
             policy: RetryPolicy::new(exchange_timeout * CHANGING_EXCHANGES, Instant::now()),
@@ -384,6 +415,20 @@ impl LoopError {
                 }
         )
     }
+}
+
+/// Shows how this host's clock stands against the brokers', and gives the reading if it is off.
+fn look_at_clock(bus: &dyn Bus, topic: &str, metrics: &Metrics) -> Result<Option<ClockReading>, BusError> {
+    let Some(reading) = bus.clock(topic)? else { return Ok(None) };
+    metrics.clock_offset_seconds.set(reading.ahead_ms as f64 / 1000.0);
+    Ok(reading.is_off().then_some(reading))
+}
+
+fn clock_failure(reading: &ClockReading) -> anyhow::Error {
+    let most = MOST_CLOCK_OFFSET.as_secs();
+    Failure::new(Exit::Failed, format!("{reading}, more than the {most} s with which deadlines still mean anything"))
+        .help("set this host's clock, or the broker's: both by NTP")
+        .into()
 }
 
 fn spawn(

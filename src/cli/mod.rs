@@ -6,6 +6,7 @@
 pub mod client;
 mod dev;
 mod dlq;
+mod doctor;
 mod failure;
 mod guard;
 pub mod host;
@@ -103,6 +104,8 @@ enum Command {
     Token(token::Args),
     /// Kafka's topics: what is missing or wrong, and making them
     Topics(topics::Args),
+    /// Look at all that a process needs, and say what to mend
+    Doctor(doctor::Args),
     /// What runs
     Version(version::Args),
 }
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Poll(args) => poll::run(&common, args),
         Command::Token(args) => token::run(&common, args),
         Command::Topics(args) => topics::run(&common, args),
+        Command::Doctor(args) => doctor::run(&common, args),
         Command::Version(args) => version::run(args),
     };
     outcome.unwrap_or_else(|error| failure::report(&error))

@@ -62,7 +62,7 @@ pub fn run_loops(
     let router = api::status_router(Arc::clone(&parts.metrics), parts.health.clone());
     let serving = tokio.spawn(api::serve(listener, router, cancel.clone()));
     let mut running = begin(&parts)?;
-    running.push(parts.spawn_lag()?);
+    running.extend([parts.spawn_lag()?, parts.spawn_clock()?]);
     parts.begun.met();
     out::line(format!("metrics  {url}/metrics"))?;
     let ended = loops::join(running);

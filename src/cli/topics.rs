@@ -1,8 +1,8 @@
-//! `lockstep topics plan|apply`: Lockstep's topics on Kafka as they must be.
+//! `lockstep topics plan|apply|acls`: Lockstep's topics on Kafka as they must be, and who may do what with them.
 
 use super::{Common, Exit, Failure, kafka, out, runtime};
-use crate::bus::TopicSpec;
 use crate::bus::topics::{self, Layout, Plan};
+use crate::bus::{TopicSpec, acls};
 use crate::config::{BusRules, Config};
 use comfy_table::Table;
 use serde_json::{Value, json};
@@ -17,12 +17,36 @@ pub struct Args {
     json: bool,
 }
 
-#[derive(clap::Subcommand, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(clap::Subcommand, Clone, Debug, PartialEq, Eq)]
 enum What {
     /// Show what `apply` would do, and what stands against it; exit code 1 if something does
     Plan,
     /// Make and set the topics; nothing at all where one is refused
     Apply,
+    /// List what each process has to be allowed on Kafka, and nothing more
+    Acls(Acls),
+}
+
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
+struct Acls {
+    /// Of this process alone: processor, worker:TARGET, serve, publish, poll:SOURCE, topics
+    #[arg(long, value_name = "PROCESS")]
+    of: Option<String>,
+    /// Who a process is to the brokers [default: User:lockstep-PROCESS]
+    #[arg(long = "principal", value_name = "PROCESS=PRINCIPAL", value_parser = principal)]
+    principals: Vec<(String, String)>,
+    /// As command lines of Kafka's own kafka-acls
+    #[arg(long, conflicts_with = "json")]
+    commands: bool,
+}
+
+fn principal(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((process, principal)) if !process.is_empty() && principal.contains(':') => {
+            Ok((process.to_owned(), principal.to_owned()))
+        }
+        _ => Err("write PROCESS=User:NAME".to_owned()),
+    }
 }
 
 pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
@@ -32,6 +56,9 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
         return Ok(Exit::Done.into());
     };
     let layout = Layout::of(&config);
+    if let What::Acls(acls) = &args.what {
+        return acls_of(&kafka::installation(&layout, &config.bundle), acls, args.json);
+    }
     let bus = kafka::connect(rules, &layout, &common.data)?;
     let plan = topics::plan(&bus, &layout).map_err(|error| runtime::bus_failure(&error))?;
     let applied = args.what == What::Apply && plan.refuse.is_empty();
@@ -41,12 +68,56 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     if args.json {
         out::json(&as_json(&plan, applied))?
     } else {
-        show(&plan, args.what, applied)?
+        show(&plan, &args.what, applied)?
     }
     Ok(if plan.refuse.is_empty() { Exit::Done } else { Exit::Failed }.into())
 }
 
-fn show(plan: &Plan, what: What, applied: bool) -> anyhow::Result<()> {
+/// Lists what is to be granted; asks no broker.
+fn acls_of(installation: &acls::Installation<'_>, args: &Acls, json: bool) -> anyhow::Result<ExitCode> {
+    let all = installation.processes();
+    let asked = args.of.iter().chain(args.principals.iter().map(|(process, _)| process));
+    if let Some(name) = asked.into_iter().find(|name| all.iter().all(|process| process.to_string() != **name)) {
+        let known: Vec<String> = all.iter().map(ToString::to_string).collect();
+        return Err(Failure::new(Exit::Config, format!("there is no process `{name}` in this config"))
+            .help(format!("processes there: {}", known.join(", ")))
+            .into());
+    }
+    let mut table = out::table(&["PROCESS", "MAY", "ON", "FOR"]);
+    let (mut objects, mut lines) = (Vec::new(), Vec::new());
+    for process in all.iter().filter(|process| args.of.as_ref().is_none_or(|of| process.to_string() == *of)) {
+        let name = process.to_string();
+        let given =
+            args.principals.iter().rfind(|(process, _)| *process == name).map(|(_, principal)| principal.clone());
+        let principal = given.unwrap_or_else(|| format!("User:lockstep-{}", name.replace(':', "-")));
+        for grant in installation.grants(process) {
+            let operations: Vec<&str> = grant.operations.iter().map(|operation| operation.as_str()).collect();
+            lines.push(format!(
+                "kafka-acls --bootstrap-server HOST:PORT --command-config admin.properties --add --allow-principal \
+                 '{principal}' {}",
+                grant.options()
+            ));
+            objects.push(json!({
+                "process": name,
+                "principal": principal,
+                "operations": operations,
+                "resource": grant.resource.kind.as_str(),
+                "name": grant.resource.name,
+                "prefixed": grant.resource.prefixed,
+                "why": grant.why,
+            }));
+            table.add_row([&name, &operations.join(", "), &grant.resource.to_string(), grant.why]);
+        }
+    }
+    match (json, args.commands) {
+        (true, _) => out::json(&Value::Array(objects))?,
+        (_, true) => out::line(lines.join("\n"))?,
+        _ => out::show(&table, "")?,
+    }
+    Ok(Exit::Done.into())
+}
+
+fn show(plan: &Plan, what: &What, applied: bool) -> anyhow::Result<()> {
     out::show(&table(plan, applied), "all topics are as they must be")?;
     out::line(summary(plan, applied))?;
     match what {

@@ -73,6 +73,14 @@ impl RegistryError {
     }
 }
 
+/// How a schema goes with what is registered for a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is: the first record registers it.
+    New,
+    Fits,
+}
+
 /// A registry, by its base URL.
 pub struct Registry {
     /// Without credentials.
@@ -138,6 +146,26 @@ impl Registry {
         }
         topics.insert(topic.to_owned(), (schema.to_owned(), id));
         Ok(id)
+    }
+
+    /// Asks whether the schema could be registered for the topic's values; registers nothing.
+    pub fn standing(&self, topic: &str, schema: &str) -> Result<Standing, RegistryError> {
+        #[derive(Deserialize)]
+        struct Judged {
+            is_compatible: bool,
+        }
+        let subject = format!("{topic}-value");
+        let doing = format!("compare the schema of subject {subject}");
+        if self.is_new(&subject)? {
+            return Ok(Standing::New);
+        }
+        let path = format!("/compatibility/subjects/{}/versions/latest", encoded(&subject));
+        let answer = self.call(&doing, Method::POST, path, Some(json!({"schema": schema, "schemaType": "AVRO"})))?;
+        match answer.status {
+            200 if self.parsed::<Judged>(&doing, &answer)?.is_compatible => Ok(Standing::Fits),
+            200 => Err(RegistryError::Incompatible { subject, message: "it says so".to_owned() }),
+            _ => Err(self.failed(doing, &answer)),
+        }
     }
 
     /// Registers a schema, or finds it where it is registered already.

@@ -56,6 +56,11 @@ impl TopicNames {
         self.named("cursors")
     }
 
+    /// Tells the brokers' time: the broker stamps each record.
+    pub fn clock(&self) -> String {
+        self.named("clock")
+    }
+
     pub fn commands(&self, target: &TargetName) -> String {
         self.named(&format!("commands.{target}"))
     }

@@ -5,7 +5,7 @@
 
 use prometheus::core::{AtomicF64, AtomicI64, AtomicU64, Collector, MetricVec, MetricVecBuilder};
 use prometheus::core::{GenericCounterVec, GenericGaugeVec};
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -133,6 +133,8 @@ pub struct Metrics {
     pub lanes: Gauges<2>,
     /// Transactions aborted whose records came again.
     pub rewinds_total: IntCounter,
+    /// Seconds by which this host's clock is ahead of the brokers', as of the last look.
+    pub clock_offset_seconds: Gauge,
     /// `[partition]`: changelog records still to be replayed before the partition is served.
     pub restore_remaining_records: Gauges<1>,
 }
@@ -253,6 +255,13 @@ impl Metrics {
             rewinds_total: registered(
                 &r,
                 IntCounter::new("lockstep_rewinds_total", "transactions aborted whose records came again"),
+            ),
+            clock_offset_seconds: registered(
+                &r,
+                Gauge::new(
+                    "lockstep_clock_offset_seconds",
+                    "seconds by which this host's clock is ahead of the brokers'",
+                ),
             ),
             restore_remaining_records: gauges(
                 &r,

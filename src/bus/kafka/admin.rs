@@ -10,10 +10,10 @@ use rdkafka::types::RDKafkaRespErr;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 
-type Client = AdminClient<Plain>;
+pub(super) type Client = AdminClient<Plain>;
 
 /// Lives for one request: an admin client that nobody polls would gather its log lines for ever.
-fn client(cluster: &Cluster, doing: &str) -> Result<Client, BusError> {
+pub(super) fn client(cluster: &Cluster, doing: &str) -> Result<Client, BusError> {
     let plain = Plain::new(cluster.tokens.as_ref());
     let client: Client = cluster.settings.admin().create_with_context(plain).map_err(|e| bus_error(doing, &e))?;
     token::authorize(client.inner(), cluster.tokens.as_ref())?;

@@ -211,6 +211,19 @@ impl KafkaSettings {
         self.transactional(&format!("{}-append-{}", self.client_id, uuid::Uuid::new_v4()), APPEND_BATCH_BYTES)
     }
 
+    /// Takes a transactional id only to see whether it may.
+    pub(super) fn trial(&self, transactional_id: &str) -> ClientConfig {
+        self.transactional(transactional_id, APPEND_BATCH_BYTES)
+    }
+
+    /// Writes one record and sees its acknowledgement.
+    pub(super) fn prober(&self) -> ClientConfig {
+        let mut config = self.base();
+        config.set("linger.ms", "0");
+        config.set("message.timeout.ms", MESSAGE_TIMEOUT_MS.to_string());
+        config
+    }
+
     pub(super) fn admin(&self) -> ClientConfig {
         self.base()
     }

@@ -7,17 +7,22 @@
 
 mod admin;
 mod client;
+mod clock;
 mod denied;
 mod reader;
+mod rights;
 mod session;
 mod token;
 mod watchdog;
 mod writer;
 
 pub use client::KafkaSettings;
+pub use rights::{Allowed, Rights};
 pub use token::TokenLogin;
 
-use crate::bus::{Bus, BusError, Ends, Membership, Outgoing, Reader, Session, TopicPartition, TopicSpec, TopicState};
+use crate::bus::{
+    Bus, BusError, ClockReading, Ends, Membership, Outgoing, Reader, Session, TopicPartition, TopicSpec, TopicState,
+};
 use client::{LastError, Plain, REQUEST_TIMEOUT, bus_error, describe, native_partition};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -79,6 +84,25 @@ impl KafkaBus {
         let bus = Self { cluster, appender: Arc::default() };
         bus.care()?;
         Ok(bus)
+    }
+
+    /// What the brokers let this client do on these topics and groups.
+    pub fn rights(&self, topics: &[String], groups: &[String]) -> Result<Rights, BusError> {
+        rights::ask(&self.cluster, topics, groups)
+    }
+
+    /// Whether this client may use the transactional id, which must be one that no process has.
+    pub fn may_write_as(&self, transactional_id: &str) -> Result<bool, BusError> {
+        rights::may_write_as(&self.cluster, transactional_id)
+    }
+
+    /// The brokers that the cluster has now, as `host:port`, and the cluster's id where it has one.
+    pub fn brokers(&self) -> Result<(Vec<String>, Option<String>), BusError> {
+        let client = self.cluster.inspector.client();
+        let doing = "kafka: asking for the brokers";
+        let metadata = client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| bus_error(doing, &e))?;
+        let brokers = metadata.brokers().iter().map(|broker| format!("{}:{}", broker.host(), broker.port()));
+        Ok((brokers.collect(), client.fetch_cluster_id(REQUEST_TIMEOUT)))
     }
 
     /// The thread that looks after what no caller polls; it ends with the bus.
@@ -170,6 +194,10 @@ impl Bus for KafkaBus {
     fn configure(&self, topic: &str, settings: &BTreeMap<String, String>) -> Result<(), BusError> {
         self.cluster.forget_limits(topic);
         admin::configure(&self.cluster, topic, settings)
+    }
+
+    fn clock(&self, topic: &str) -> Result<Option<ClockReading>, BusError> {
+        clock::read(&self.cluster, topic).map(Some)
     }
 }
 
