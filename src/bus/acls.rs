@@ -175,7 +175,10 @@ impl Installation<'_> {
         grants.extend(reads([names.inbox(), names.state(), names.bundles()], "its own work and state"));
         let own = [names.inbox(), names.state(), names.bundles()];
         grants.extend(writes(own, "its own work and state"));
+        // An installation may do without decisions.
+        let there: BTreeSet<String> = self.layout.specs().into_iter().map(|spec| spec.name).collect();
         let outputs = [names.decisions(), names.alerts(), names.source_dead_letters()];
+        let outputs = outputs.into_iter().filter(|topic| there.contains(topic));
         grants.extend(writes(outputs, "what it decides, and what it can't read"));
         for target in &self.layout.targets {
             grants.extend(writes([names.commands(target)], "commands"));

@@ -6,14 +6,17 @@
 #   plain               HOST:PORT of a SASL_PLAINTEXT listener (SCRAM)
 #   ca.pem              who signed the broker's certificate
 #   other-ca.pem        an authority that signed nothing here
-#   NAME.pem, NAME.key  clients' certificates (`lockstep`: CN=lockstep; `stranger`: signed by the other authority)
-#   admin               the password of user admin, who may do everything; other users are made by the tests
+#   NAME.pem, NAME.key  clients' certificates: of each user below, and `stranger`, signed by the other authority
+#   admin               the password of user admin, who may do everything
+#
+# Users of SCRAM and of certificates are called alike (lockstep-processor, …), with the password NAME-secret, and may do nothing
+# until a test allows it.
 #
 # Keycloak has to run, for the broker reads its keys at start: in a run of tests/run it is waited for.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 part=kafka-secure
 version=4.3.0
-password=changeit
+users=(lockstep-topics lockstep-processor lockstep-worker-directory lockstep-serve lockstep-publish)
 
 install_part() {
   need java:default-jre-headless mvn:maven openssl:openssl curl:curl
@@ -38,8 +41,9 @@ certificates() (
   authority ca
   authority other-ca
   certificate broker ca localhost DNS:localhost,IP:127.0.0.1
-  certificate lockstep ca lockstep
-  certificate stranger other-ca lockstep
+  certificate stranger other-ca lockstep-processor
+  local user
+  for user in "${users[@]}"; do certificate "$user" ca "$user"; done
   cat broker.key broker.pem ca.pem >broker.chain.pem
 ) >>"$dir/log" 2>&1
 
@@ -90,6 +94,7 @@ listener.name.oauth.oauthbearer.sasl.jaas.config=org.apache.kafka.common.securit
 listener.name.oauth.oauthbearer.sasl.server.callback.handler.class=org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler
 listener.name.oauth.oauthbearer.sasl.oauthbearer.jwks.endpoint.url=$keys
 listener.name.oauth.oauthbearer.sasl.oauthbearer.sub.claim.name=azp
+listener.name.oauth.oauthbearer.sasl.oauthbearer.expected.audience=account
 listener.name.oauth.oauthbearer.connections.max.reauth.ms=60000
 listener.name.ssl.ssl.client.auth=required
 listener.name.ssl.ssl.principal.mapping.rules=RULE:^CN=([a-z0-9.-]+)$/\$1/,DEFAULT
@@ -121,9 +126,11 @@ logger.server.name=kafka.server.KafkaRaftServer
 logger.server.level=info
 PROPERTIES
   export JAVA_TOOL_OPTIONS="-Dlog4j2.configurationFile=$dir/log4j2.properties -Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=$keys"
+  local user scram_users=()
+  for user in "${users[@]}"; do scram_users+=(--add-scram "SCRAM-SHA-512=[name=$user,password=$user-secret]"); done
   java kafka.tools.StorageTool format --standalone -t lockstepLockstepTests1 -c "$dir/server.properties" \
     --add-scram 'SCRAM-SHA-512=[name=broker,password=broker-secret]' \
-    --add-scram 'SCRAM-SHA-512=[name=admin,password=admin-secret]' >>"$dir/log" 2>&1
+    --add-scram 'SCRAM-SHA-512=[name=admin,password=admin-secret]' "${scram_users[@]}" >>"$dir/log" 2>&1
   spawn java -Xmx768m kafka.Kafka "$dir/server.properties"
   ready 180 grep -q 'Kafka Server started' "$dir/log"
 }

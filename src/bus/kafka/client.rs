@@ -266,6 +266,12 @@ impl ClientContext for Plain {
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         log(level, facility, line);
+        if denied::perhaps_tls(line) {
+            // The name of the thread goes before.
+            let reason = line.split_once("]: ").map_or(line, |(_, reason)| reason).to_owned();
+            let last = LastError { code: None, reason };
+            *self.last_error.lock().expect("no holder of this lock panics") = Some(last);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -351,7 +357,28 @@ impl ConsumerContext for Member {
 #[derive(Default)]
 pub(super) struct Delivery {
     tokens: Option<Arc<Tokens>>,
-    failure: Mutex<Option<String>>,
+    failure: Mutex<Option<Undelivered>>,
+}
+
+/// A record that could not be delivered.
+#[derive(Debug)]
+pub(super) struct Undelivered {
+    topic: String,
+    pub(super) error: KafkaError,
+}
+
+impl fmt::Display for Undelivered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a record for topic {} was not delivered: {}", self.topic, describe(&self.error))
+    }
+}
+
+impl Undelivered {
+    /// Not by its own fault: the transaction had failed before, and its records were dropped.
+    pub(super) fn is_purged(&self) -> bool {
+        use RDKafkaErrorCode as Code;
+        matches!(self.error.rdkafka_error_code(), Some(Code::PurgeQueue | Code::PurgeInflight))
+    }
 }
 
 impl Delivery {
@@ -359,7 +386,7 @@ impl Delivery {
         Self { tokens: tokens.cloned(), failure: Mutex::default() }
     }
 
-    pub(super) fn take_failure(&self) -> Option<String> {
+    pub(super) fn take_failure(&self) -> Option<Undelivered> {
         self.failure.lock().expect("no holder of this lock panics").take()
     }
 }
@@ -385,7 +412,7 @@ impl ProducerContext for Delivery {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, record)) = result {
-            let failure = format!("a record for topic {} was not delivered: {}", record.topic(), describe(error));
+            let failure = Undelivered { topic: record.topic().to_owned(), error: error.clone() };
             self.failure.lock().expect("no holder of this lock panics").get_or_insert(failure);
         }
     }

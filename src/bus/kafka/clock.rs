@@ -41,10 +41,8 @@ pub(super) fn read(cluster: &Cluster, topic: &str) -> Result<ClockReading, BusEr
     match answer {
         Ok(Answer { stamp: Timestamp::LogAppendTime(broker), at }) => Ok(ClockReading::of(sent, broker, at)),
         Ok(_) => Err(failed("its records are not stamped by the broker: run `lockstep topics apply`".into())),
-        Err(error) => match error.rdkafka_error_code().and_then(denied::remedy) {
-            Some(_) => Err(bus_error(doing(), &error)),
-            None => Err(BusError::Retriable { doing: doing(), reason: describe(&error) }),
-        },
+        Err(error) if denied::is(&error) => Err(bus_error(doing(), &error)),
+        Err(error) => Err(BusError::Retriable { doing: doing(), reason: describe(&error) }),
     }
 }
 

@@ -170,6 +170,10 @@ impl Bus for KafkaBus {
                     *appender = None;
                     reason
                 }
+                Err(WriteError::Denied(error)) => {
+                    *appender = None;
+                    return Err(error);
+                }
                 Err(WriteError::Unknown(reason)) => {
                     *appender = None;
                     let reason = format!("{reason}; it is not known whether the records were written");
@@ -337,17 +341,19 @@ impl Cluster {
 
 /// Asks until the cluster answers, or says that it won't.
 fn reach(inspector: &BaseConsumer<Plain>, doing: &str) -> Result<(), BusError> {
-    let (mut failure, mut left) = (String::new(), CONNECT_TIMEOUTS.len());
+    let mut failure = String::new();
     for wait in CONNECT_TIMEOUTS {
-        left -= 1;
         let Err(error) = inspector.client().fetch_metadata(None, wait) else { return Ok(()) };
         serve(inspector);
         let last = inspector.context().last_error();
         let last = last.unwrap_or_else(|| LastError { code: error.rdkafka_error_code(), reason: describe(&error) });
-        if let Some(error) = denied::connecting(doing, &last, left == 0) {
+        if let Some(error) = denied::connecting(doing, &last) {
             return Err(error);
         }
-        failure = last.reason;
+        failure = match denied::perhaps_tls(&last.reason) {
+            true => format!("{}: {}", last.reason, denied::PERHAPS_TLS),
+            false => last.reason,
+        };
     }
     let waited: Duration = CONNECT_TIMEOUTS.iter().sum();
     let reason = format!("not reached within {} s: {failure}", waited.as_secs());

@@ -7,7 +7,7 @@
 
 use super::client::{Plain, log, native_partition};
 use super::session::whole_millis;
-use super::{Cluster, token};
+use super::{Cluster, denied, token};
 use crate::bus::{BusError, Incoming, Reader, TopicPartition};
 use crate::model::Timestamp;
 use rdkafka::bindings as native;
@@ -97,7 +97,7 @@ impl Reader for KafkaReader {
                         continue;
                     }
                     let at = partition.map_or_else(String::new, |(t, p)| format!(" partition {p} of topic {t}"));
-                    return Err(BusError::Failed { doing: format!("kafka: reading{at}"), reason });
+                    return Err(denied::refused_as(format!("kafka: reading{at}"), reason, code));
                 }
             }
         }

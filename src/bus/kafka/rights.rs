@@ -14,6 +14,10 @@ use rdkafka::types::RDKafkaRespErr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::os::raw::c_char;
+use std::time::{Duration, Instant};
+
+const COORDINATOR_PATIENCE: Duration = Duration::from_secs(15);
+const COORDINATOR_PAUSE: Duration = Duration::from_millis(200);
 
 /// What is allowed on a resource; None where it can't be known, as it isn't there.
 pub type Allowed = Option<BTreeSet<Operation>>;
@@ -32,9 +36,20 @@ pub(super) fn ask(cluster: &Cluster, topics: &[String], groups: &[String]) -> Re
     }
     // A group a request: librdkafka asks each group's coordinator by itself anyway.
     for group in groups {
-        rights.groups.extend(describe(cluster, Question::Groups, std::slice::from_ref(group))?);
+        rights.groups.extend(of_group(cluster, group)?);
     }
     Ok(rights)
+}
+
+/// On a new cluster the first question about a group makes the topic of groups, and finds no coordinator for a moment.
+fn of_group(cluster: &Cluster, group: &String) -> Result<BTreeMap<String, Allowed>, BusError> {
+    let until = Instant::now() + COORDINATOR_PATIENCE;
+    loop {
+        match describe(cluster, Question::Groups, std::slice::from_ref(group)) {
+            Err(BusError::Retriable { .. }) if Instant::now() < until => std::thread::sleep(COORDINATOR_PAUSE),
+            answer => return answer,
+        }
+    }
 }
 
 /// Takes a transactional id that nobody else has, and lets it go: true if that is allowed.
@@ -98,7 +113,7 @@ fn describe(cluster: &Cluster, question: Question, names: &[String]) -> Result<B
         }
         native::rd_kafka_queue_destroy(queue);
         native::rd_kafka_AdminOptions_destroy(options);
-        answer.map_err(|code| bus_error(doing, &KafkaError::AdminOp(code)))
+        answer.map_err(|code| bus_error(doing, &KafkaError::Global(code)))
     }
 }
 

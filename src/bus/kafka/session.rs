@@ -379,6 +379,11 @@ impl Session for KafkaSession {
                 self.unsettled = true;
                 Err(CommitError::Rewound(format!("{reason}; whether it took place shows when the state is read again")))
             }
+            Err(WriteError::Denied(error)) => {
+                self.writer = None;
+                self.rewind();
+                Err(error.into())
+            }
             Err(WriteError::Fenced(reason)) => Err(self.fence(&reason).into()),
         }
     }

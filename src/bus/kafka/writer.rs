@@ -5,6 +5,7 @@
 //! settles it by initialising, as the coordinator then completes or aborts what was open.
 
 use super::client::{Delivery, TRANSACTION_TIMEOUT, describe, native_partition};
+use super::denied;
 use super::token::{self, Tokens};
 use super::watchdog::Watchdog;
 use crate::bus::{BusError, Outgoing};
@@ -44,6 +45,8 @@ pub(super) enum WriteError {
     Unknown(String),
     /// Another process has taken this id.
     Fenced(String),
+    /// This client may not write there, or not as who it is; nothing is visible. Open a new one once that has changed.
+    Denied(BusError),
 }
 
 /// Offsets that go with the records, and the member whose generation they are checked against.
@@ -57,6 +60,8 @@ pub(super) struct Offsets<'a> {
 pub(super) struct Writer {
     producer: BaseProducer<Delivery>,
     watchdog: Arc<Watchdog>,
+    /// Whether the records of the transaction under way were dropped by librdkafka, as it had failed.
+    purged: AtomicBool,
 }
 
 impl Writer {
@@ -71,7 +76,7 @@ impl Writer {
         let producer: BaseProducer<Delivery> =
             config.create_with_context(Delivery::new(tokens)).map_err(|e| failed(&e))?;
         token::authorize(producer.client(), tokens)?;
-        let writer = Self { producer, watchdog };
+        let writer = Self { producer, watchdog, purged: AtomicBool::new(false) };
         match writer.call("init_transactions", |p| p.init_transactions(CALL_TIMEOUT)) {
             Ok(()) => Ok(writer),
             Err(e) if is_fenced(&e) => Err(BusError::Fenced(describe(&e))),
@@ -94,6 +99,7 @@ impl Writer {
 
     fn transact(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>) -> Result<(), WriteError> {
         self.producer.context().take_failure();
+        self.purged.store(false, Ordering::SeqCst);
         self.producer.begin_transaction().map_err(|e| before_commit(&e))?;
         if let Err(error) = self.fill(records, offsets) {
             return Err(self.abandon(error));
@@ -119,7 +125,18 @@ impl Writer {
             self.send(record, until)?;
         }
         let flushed = self.flush(until);
-        let Some(offsets) = offsets else { return flushed };
+        let Some(offsets) = offsets else {
+            return match flushed {
+                // Records are purged when their transaction has failed, and then a commit does nothing but say why.
+                Err(WriteError::Broken(_)) if self.purged.load(Ordering::SeqCst) => {
+                    match self.call("commit_transaction", |p| p.commit_transaction(CALL_TIMEOUT)) {
+                        Err(e) if denied::is(&e) => Err(before_commit(&e)),
+                        _ => flushed,
+                    }
+                }
+                flushed => flushed,
+            };
+        };
         if flushed.is_err() && Instant::now() + ANSWERING > until {
             return flushed; // Nobody answers, so nobody says why.
         }
@@ -157,9 +174,7 @@ impl Writer {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if Instant::now() < until => {
                     self.producer.poll(Duration::from_millis(1));
-                    if let Some(failure) = self.producer.context().take_failure() {
-                        return Err(WriteError::Broken(failure));
-                    }
+                    self.undelivered()?;
                     next = back;
                 }
                 Err((e, _)) => {
@@ -179,9 +194,7 @@ impl Writer {
                 // and may be called from any thread.
                 let result = unsafe { bindings::rd_kafka_flush(self.producer.client().native_ptr(), FLUSH_STEP_MS) };
                 self.producer.poll(Duration::ZERO);
-                if let Some(failure) = self.producer.context().take_failure() {
-                    return Err(WriteError::Broken(failure));
-                }
+                self.undelivered()?;
                 if result == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
                     return Ok(());
                 }
@@ -192,9 +205,23 @@ impl Writer {
         })
     }
 
+    /// What became of the first record that was not delivered.
+    fn undelivered(&self) -> Result<(), WriteError> {
+        let Some(failure) = self.producer.context().take_failure() else { return Ok(()) };
+        self.purged.store(failure.is_purged(), Ordering::SeqCst);
+        Err(match denied::is(&failure.error) {
+            true => WriteError::Denied(super::client::bus_error(failure.to_string(), &failure.error)),
+            false => WriteError::Broken(failure.to_string()),
+        })
+    }
+
     /// Aborts, if the error lets it, and says what is left.
     fn abandon(&self, error: WriteError) -> WriteError {
-        let (WriteError::Aborted(reason) | WriteError::Broken(reason)) = &error else { return error };
+        let reason = match &error {
+            WriteError::Aborted(reason) | WriteError::Broken(reason) => reason.clone(),
+            WriteError::Denied(error) => error.to_string(),
+            WriteError::Unknown(_) | WriteError::Fenced(_) => return error,
+        };
         // Purged records are reported as failures, and the abort waits until somebody polls them away.
         let done = AtomicBool::new(false);
         let aborted = std::thread::scope(|threads| {
@@ -212,6 +239,7 @@ impl Writer {
             Ok(()) => error,
             Err(e) if is_fenced(&e) => WriteError::Fenced(describe(&e)),
             // Nothing was committed, and the next holder of the id aborts it.
+            Err(_) if matches!(error, WriteError::Denied(_)) => error,
             Err(e) => WriteError::Broken(format!("{reason}; aborting: {}", describe(&e))),
         }
     }
@@ -236,6 +264,7 @@ impl Writer {
 fn before_commit(error: &KafkaError) -> WriteError {
     match error {
         e if is_fenced(e) => WriteError::Fenced(describe(e)),
+        e if denied::is(e) => WriteError::Denied(super::client::bus_error("kafka: writing in a transaction", e)),
         KafkaError::Transaction(e) if e.is_fatal() => WriteError::Broken(describe(error)),
         KafkaError::Transaction(e) if e.txn_requires_abort() => WriteError::Aborted(describe(error)),
         // A retriable error that went on, or a state that should not be: the next holder of the id aborts.
@@ -320,6 +349,7 @@ mod tests {
             Err(WriteError::Broken(_)) => "broken",
             Err(WriteError::Unknown(_)) => "unknown",
             Err(WriteError::Fenced(_)) => "fenced",
+            Err(WriteError::Denied(_)) => "denied",
         }
     }
 
@@ -332,20 +362,21 @@ mod tests {
             (Request::EndTxn, Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS, "committed"),
             (Request::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS, "committed"),
             (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE, "committed"),
-            // Abortable: this member is of an older generation, or may not write there.
+            // Abortable: this member is of an older generation.
             (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION, "aborted"),
             (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID, "aborted"),
-            (Request::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, "aborted"),
             // What a record's failure leaves behind would spoil the next transaction.
             (Request::Produce, Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, "broken"),
-            (Request::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "broken"),
             // Another has this transactional id, or this name in the group.
             (Request::Produce, Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, "fenced"),
             (Request::EndTxn, Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, "fenced"),
             (Request::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, "fenced"),
             (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID, "fenced"),
-            // Fatal, but nobody took its place.
-            (Request::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "broken"),
+            // An ACL is missing: for a person to mend.
+            (Request::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, "denied"),
+            (Request::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "denied"),
+            (Request::Produce, Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "denied"),
+            (Request::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "denied"),
             (Request::EndTxn, Code::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "unknown"),
         ];
         let bed = Bed::new();

@@ -6,7 +6,7 @@ use crate::bus::kafka::{KafkaBus, Rights};
 use crate::bus::{Bus, BusError, ClockReading, topics};
 use crate::cli::failure::help_of;
 use crate::cli::kafka;
-use crate::config::{KafkaRules, SaslRules};
+use crate::config::{KafkaRules, SaslRules, resolve};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -57,9 +57,11 @@ fn reached(bus: &KafkaBus) -> Finding {
 fn security(rules: &KafkaRules, data: &Path) -> Option<Finding> {
     const CHECK: &str = "sign-in";
     let by_properties = rules.properties.contains_key("security.protocol");
+    // Names are no secrets, even where they come from the environment.
+    let named = |name: &str| resolve(name, data).map_or_else(|_| name.to_owned(), |name| name.expose().to_owned());
     let who = match &rules.sasl {
-        Some(SaslRules::Password { mechanism, user, .. }) => format!("{} as {user}", mechanism.as_str()),
-        Some(SaslRules::Token(token)) => format!("OAUTHBEARER as client {}", token.client_id),
+        Some(SaslRules::Password { mechanism, user, .. }) => format!("{} as {}", mechanism.as_str(), named(user)),
+        Some(SaslRules::Token(token)) => format!("OAUTHBEARER as client {}", named(&token.client_id)),
         None if rules.tls.as_ref().is_some_and(|tls| tls.client.is_some()) => "a client's certificate".to_owned(),
         None => "nobody in particular".to_owned(),
     };

@@ -1,0 +1,78 @@
+//! What is granted is the least: without any line of it something that is named does not work.
+
+use crate::acl::Line;
+use crate::cluster::alone;
+use crate::house::{House, Login, event};
+
+#[test]
+#[ignore = "needs a secured Kafka: tests/run secure"]
+fn doctor_names_each_grant_that_is_taken_away() {
+    let _alone = alone();
+    let house = House::new(Login::Scram);
+    let listed = house.listed();
+    house.authorizer.allow(&listed);
+    house.done("topics", &["topics", "apply"]);
+    let processes: std::collections::BTreeSet<&str> = listed.iter().map(|line| line.process.as_str()).collect();
+    for process in &processes {
+        // Only targets that have a user here.
+        if *process != "worker:wiki" {
+            house.done(process, &["doctor", "--as", process]);
+        }
+    }
+    let mut silent = Vec::new();
+    for line in listed.iter().filter(|line| line.process != "worker:wiki") {
+        // What a broader line allows as well can't be told from it: Read and Write bring Describe with them.
+        house.authorizer.take_away(line);
+        let star = if line.prefixed { "*" } else { "" };
+        let expected = format!("{} {}{star}", line.kind, line.name);
+        let said = house.run(&line.process, &["doctor", "--as", &line.process]);
+        let named = said.out.lines().any(|out| out.contains(&expected) && out.contains(&line.operation));
+        println!("without {line}: exit {}, named: {named}", said.code);
+        if said.code != 1 || !named {
+            silent.push(format!("without {line}: {said:?}"));
+        }
+        house.authorizer.allow(std::slice::from_ref(line));
+    }
+    assert!(silent.is_empty(), "{}", silent.join("\n"));
+}
+
+/// What a real process does without a grant: its log names it, and it goes on once it has it.
+#[test]
+#[ignore = "needs a secured Kafka: tests/run secure"]
+fn a_process_without_a_grant_says_which_and_goes_on_when_it_has_it() {
+    let _alone = alone();
+    let mut house = House::new(Login::Scram);
+    let listed = house.listed();
+    house.authorizer.allow(&listed);
+    house.done("topics", &["topics", "apply"]);
+    let group = |name: &str| format!("sec-{}.{name}", house.id);
+    let cases = [
+        ("processor", "Read", group("processor"), "Group authorization failed"),
+        ("processor", "Write", group("processor-"), "Transactional Id authorization failed"),
+        ("processor", "Read", house.source("hr.workers"), "Topic authorization failed"),
+        ("processor", "Write", house.own("state"), "Topic authorization failed"),
+        ("processor", "Write", house.own("commands.directory"), "Topic authorization failed"),
+        ("worker:directory", "Read", house.own("commands.directory"), "Topic authorization failed"),
+        ("worker:directory", "Write", house.own("lanes.directory"), "Topic authorization failed"),
+        ("worker:directory", "Write", house.own("results"), "Topic authorization failed"),
+    ];
+    house.spawn("worker:directory", &["worker", "--target", "directory"]);
+    house.spawn("processor", &["processor"]);
+    for (number, (process, operation, name, reason)) in (31_001..).zip(cases) {
+        let line = listed.iter().find(|l| l.process == process && l.operation == operation && l.name == name);
+        let line: &Line = line.unwrap_or_else(|| panic!("no {operation} on {name} for {process}"));
+        println!("--- without {line}");
+        house.authorizer.take_away(line);
+        house.stop(process);
+        match process {
+            "processor" => house.spawn(process, &["processor"]),
+            _ => house.spawn(process, &["worker", "--target", "directory"]),
+        }
+        let published = house.run_with("publish", &["publish", "hr", "--direct"], &event(number, 1, "hired"));
+        assert_eq!(published.code, 0, "{published:?}");
+        house.logs(process, &[reason, "lockstep topics acls"]);
+        assert_eq!(house.account(number), None, "without {line} it worked all the same");
+        house.authorizer.allow(std::slice::from_ref(line));
+        house.account_becomes(number, true);
+    }
+}
