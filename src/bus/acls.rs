@@ -145,7 +145,7 @@ impl Installation<'_> {
     pub fn grants(&self, process: &Process) -> Vec<Grant> {
         let names = &self.layout.names;
         let mut grants = Vec::new();
-        if matches!(process, Process::Processor | Process::Worker(_) | Process::Topics) {
+        if matches!(process, Process::Processor | Process::Worker(_)) {
             let operations = &[Operation::Describe, Operation::DescribeConfigs];
             grants.push(prefixed(Kind::Topic, &names.prefix, operations, "whether the topics are as they must be"));
         }
@@ -161,7 +161,8 @@ impl Installation<'_> {
             Process::Topics => grants.push(prefixed(
                 Kind::Topic,
                 &names.prefix,
-                &[Operation::Create, Operation::AlterConfigs],
+                // Who may alter settings may read them.
+                &[Operation::Describe, Operation::Create, Operation::AlterConfigs],
                 "to make the topics and set them",
             )),
         }
@@ -190,7 +191,7 @@ impl Installation<'_> {
     }
 
     fn serve(&self, names: &TopicNames) -> Vec<Grant> {
-        let mut grants = reads([names.state(), names.results()], "what it shows");
+        let mut grants = reads([names.state(), names.results(), names.source_dead_letters()], "what it shows");
         let dead_letters: Vec<String> = self.layout.targets.iter().map(|target| names.dead_letters(target)).collect();
         grants.extend(reads(dead_letters, "what it shows"));
         let operations = &[Operation::Write, Operation::DescribeConfigs];
@@ -354,7 +355,7 @@ mod tests {
         });
         insta::assert_snapshot!(text, @r"
         topics
-          Describe, DescribeConfigs, Create, AlterConfigs on topic lockstep.*
+          Describe, Create, AlterConfigs on topic lockstep.*
         processor
           Describe, DescribeConfigs on topic lockstep.*
           Read on group lockstep.processor
@@ -386,6 +387,7 @@ mod tests {
         serve
           Read on topic lockstep.state
           Read on topic lockstep.results
+          Read on topic lockstep.source-dead-letters
           Read on topic lockstep.dead-letters.directory
           Write, DescribeConfigs on topic lockstep.operations
           Write, DescribeConfigs on topic hr.workers
