@@ -24,8 +24,8 @@ pub struct Town {
 struct Own<'a>(&'a BTreeMap<Vec<u8>, Vec<u8>>, Vec<u8>);
 
 impl Rows for Own<'_> {
-    fn get(&self, row: &str) -> Option<Vec<u8>> {
-        self.0.get(&[self.1.as_slice(), row.as_bytes()].concat()).cloned()
+    fn get(&self, row: &str) -> Option<std::borrow::Cow<'_, [u8]>> {
+        self.0.get(&[self.1.as_slice(), row.as_bytes()].concat()).map(|value| value.as_slice().into())
     }
 
     fn scan(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)> {

@@ -8,6 +8,7 @@
 
 use crate::bus::{Bus, BusError, Incoming, Reader};
 use crate::codec::public::{Public, PublicCodec};
+use crate::entity::pack::Pack;
 use crate::entity::{AccountRow, key};
 use crate::model::topic::TopicNames;
 use crate::model::{AccountId, DeadLetter, EntityKey, ResultEvent, TargetName, envelope};
@@ -140,6 +141,37 @@ impl Rows {
     }
 
     fn put_state(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        match (key::pack_of(&key), value) {
+            (None, value) => self.put_row(key, value),
+            // A pack whose entities are all gone held nothing that is shown: an identity never goes.
+            (Some(_), None) => {}
+            (Some(_), Some(value)) => match Pack::open(&value) {
+                Ok(pack) => self.put_pack(&pack),
+                Err(error) => {
+                    tracing::warn!(%error, "the read model can't read a pack of the state topic");
+                }
+            },
+        }
+    }
+
+    /// An entity in a pack is there with all its rows: others that were known of it are no more.
+    fn put_pack(&mut self, pack: &Pack) {
+        for (entity, rows) in pack.entities() {
+            let former =
+                self.state.range(entity.to_vec()..).map(|(key, _)| key).take_while(|key| key.starts_with(entity));
+            let mut former: BTreeSet<Vec<u8>> = former.cloned().collect();
+            for (row, value) in rows {
+                let key = key::beside(entity, row);
+                former.remove(&key);
+                if self.state.get(&key).is_none_or(|known| known != value) {
+                    self.put_row(key, Some(value.to_vec()));
+                }
+            }
+            former.into_iter().for_each(|key| self.put_row(key, None));
+        }
+    }
+
+    fn put_row(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
         let Some((entity, row)) = key::parse(&key) else { return };
         let quarantine = row == key::QUARANTINE;
         let shown = match entity {

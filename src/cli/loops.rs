@@ -27,8 +27,6 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-/// Memory of the local stores, in MiB, whatever the number of identities.
-const STORE_MEMORY_MIB: u32 = 64;
 /// A turn's longest regular silence: a restore or a broker's failover may take that long.
 const MAX_SILENCE: Duration = Duration::from_secs(120);
 /// Longest wait of an idle turn: how soon a stop is noticed.
@@ -129,7 +127,7 @@ impl Parts {
         look_at_clock(bus.as_ref(), &layout.names.clock(), &metrics)
             .map_err(|error| runtime::bus_failure(&error))?
             .map_or(Ok(()), |reading| Err(clock_failure(&reading)))?;
-        let stores = DiskStores::open(data, STORE_MEMORY_MIB).map_err(|error| {
+        let stores = DiskStores::open(data, installation.memory_mib / 2).map_err(|error| {
             Failure::new(Exit::Failed, error.to_string()).help("each process needs a --data of its own")
         })?;
         let registry = runtime::registry(&installation, data)?;
@@ -244,6 +242,7 @@ impl Parts {
             record_bytes: self.largest(&topics.inbox()),
             dead_letter_bytes: self.largest(&topics.source_dead_letters()),
             through_inbox: false,
+            cache_bytes: (self.installation.memory_mib as usize / 2) << 20,
             topics,
         };
         let heartbeat = self.health.heartbeat("processor", MAX_SILENCE);

@@ -27,6 +27,9 @@ pub struct Installation {
     pub decisions: bool,
     /// The largest source event, and the largest body of an HTTP event.
     pub event_bytes: usize,
+    /// What a process may keep of its local state in memory, in MiB: half of it decoded state that was touched last, the
+    /// rest the store's.
+    pub memory_mib: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +56,9 @@ const EVENT_BYTES: usize = 256 * 1024;
 /// A whole event with its envelope has to fit the broker's `max.message.bytes` (1 MiB by default) several times over.
 const MOST_EVENT_BYTES: u64 = 8 * 1024 * 1024;
 const LEAST_EVENT_BYTES: u64 = 1024;
+const MEMORY_MIB: u32 = 128;
+const MOST_MEMORY_MIB: u64 = 1 << 20;
+const LEAST_MEMORY_MIB: u64 = 16;
 
 pub fn parse(file: &SourceFile) -> Result<Installation, Vec<Diagnostic>> {
     let node = yaml::parse(file).map_err(|problem| vec![problem])?;
@@ -100,10 +106,11 @@ fn read(mut fields: Fields<'_>) -> Option<Installation> {
     let log = fields.get("log").and_then(|node| page.choice(node, &words));
     let tenants = tenants(&mut fields);
     let decisions = fields.bool("decisions", true);
-    let event_bytes = fields.fields("limits").and_then(|mut limits| {
+    let (event_bytes, memory_mib) = fields.fields("limits").map_or((None, None), |mut limits| {
         let bytes = limits.number("event_bytes", LEAST_EVENT_BYTES, MOST_EVENT_BYTES);
+        let memory = limits.number("memory_mib", LEAST_MEMORY_MIB, MOST_MEMORY_MIB);
         limits.finish();
-        bytes.and_then(|bytes| usize::try_from(bytes).ok())
+        (bytes.and_then(|bytes| usize::try_from(bytes).ok()), memory.and_then(|mib| u32::try_from(mib).ok()))
     });
     fields.finish();
     let bus = bus?;
@@ -122,6 +129,7 @@ fn read(mut fields: Fields<'_>) -> Option<Installation> {
         tenants: tenants?,
         decisions,
         event_bytes: event_bytes.unwrap_or(EVENT_BYTES),
+        memory_mib: memory_mib.unwrap_or(MEMORY_MIB),
     })
 }
 

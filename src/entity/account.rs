@@ -111,6 +111,11 @@ impl AccountRow {
         }
     }
 
+    /// Whether something about it waits for an end that figures and alerts are about.
+    pub fn is_open(&self) -> bool {
+        self.dead || self.clock.is_some()
+    }
+
     pub fn row(target: &TargetName) -> String {
         format!("account/{target}")
     }

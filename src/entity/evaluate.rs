@@ -211,7 +211,7 @@ fn decide(
         Wanted::Same | Wanted::Unchanged => return Ok(false),
     }
     if row != before {
-        step.put(name, &row);
+        step.put_account(&row);
     }
     Ok(has_access && row.is_quiet())
 }

@@ -166,7 +166,7 @@ fn take_result(step: &mut Step, me: &Me, result: ResultEvent) -> Result<(), Step
         });
         settle(step, me, &mut row, &result);
     }
-    step.put(name, &row);
+    step.put_account(&row);
     Ok(())
 }
 
@@ -277,7 +277,7 @@ fn deadline_passed(step: &mut Step, me: &Me, target: &TargetName) -> Result<(), 
     };
     let deadline = clock.deadline;
     overdue(step, me, &row, deadline, waits);
-    step.put(name, &row);
+    step.put_account(&row);
     Ok(())
 }
 
@@ -303,7 +303,7 @@ fn redrive(step: &mut Step, me: &Me, target: &TargetName, operation: &str) -> Re
     let mut desired = row.desired.clone().unwrap_or_else(no_access);
     desired.active = row.state == AccountState::Present;
     command(step, me, rules, &mut row, op, desired);
-    step.put(name, &row);
+    step.put_account(&row);
     // A rule that was mended since may want something else by now.
     evaluate(step, me, None)
 }
@@ -316,7 +316,7 @@ fn drop_dead_letter(step: &mut Step, me: &Me, target: &TargetName, operation: &s
     }
     decide_account(step, me, &row, DecisionKind::Dropped { operation: operation.to_owned() });
     step.emit(Emission::DeadLetterClosed { target: target.clone(), account: row.account.clone() });
-    step.put(name, &row);
+    step.put_account(&row);
     Ok(())
 }
 

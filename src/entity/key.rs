@@ -1,9 +1,11 @@
 //! Keys of the state topic and of the local stores: one for each row of each entity.
 //!
-//! A tag for the kind, then the parts of the entity's key, each behind its length, then the row's name to the end. So all
-//! rows of an entity lie side by side, all entities of a tenant and kind do, and no two keys can run into one another.
+//! Most rows of entities lie in the pack of their routing key (`pack`), one record for all of them. What lies beside has a key
+//! of its own: a tag for the kind, then the parts of the entity's key, each behind its length, then the row's name to the end. So
+//! all rows of an entity lie side by side, all entities of a tenant and kind do, and no two keys can run into one another.
 //!
-//! Rows whose name begins with `~` belong to the runtime: timers, quarantine. Entities never name a row so.
+//! Rows whose name begins with `~` belong to the runtime: timers, quarantine. Entities never name a row so, and these rows
+//! are in no pack: they are found without knowing whose they are.
 
 use crate::model::{EntityKey, IdentityId, RecordId, RoutingKey, SourceName, TenantId};
 use smol_str::SmolStr;
@@ -23,6 +25,9 @@ const IDENTITY: u8 = b'i';
 const INDEX: u8 = b'x';
 const GUARD: u8 = b'g';
 const ROUTE: u8 = b'o';
+const PACK: u8 = b'p';
+const QUARANTINED: u8 = b'q';
+const OPEN: u8 = b'a';
 
 /// The key of a row that belongs to the partition itself.
 pub fn meta(name: &str) -> Vec<u8> {
@@ -58,10 +63,63 @@ fn parts(entity: &EntityKey) -> (u8, Vec<&str>) {
     }
 }
 
+/// The key of a row beside the packs. Quarantine rows lie together, before the key of their entity, so that all are found at
+/// once.
 pub fn row(of: &EntityKey, row: &str) -> Vec<u8> {
-    let mut key = entity(of);
-    key.extend_from_slice(row.as_bytes());
-    key
+    beside(&entity(of), row)
+}
+
+/// The same, for an entity's key that is there already.
+pub fn beside(entity: &[u8], row: &str) -> Vec<u8> {
+    let tag: &[u8] = if row == QUARANTINE { &[QUARANTINED] } else { &[] };
+    [tag, entity, row.as_bytes()].concat()
+}
+
+/// Where a former release kept an entity's row of the runtime.
+pub fn formerly(of: &EntityKey, row: &str) -> Vec<u8> {
+    [&entity(of), row.as_bytes()].concat()
+}
+
+/// All quarantine rows begin with this.
+pub fn quarantined() -> Vec<u8> {
+    vec![QUARANTINED]
+}
+
+/// The key of a routing key's pack.
+pub fn pack(of: &RoutingKey) -> Vec<u8> {
+    [&[PACK], of.as_str().as_bytes()].concat()
+}
+
+/// All packs begin with this.
+pub fn packs() -> Vec<u8> {
+    vec![PACK]
+}
+
+/// Back from a key to the routing key whose pack it is.
+pub fn pack_of(key: &[u8]) -> Option<RoutingKey> {
+    let routing_key = key.strip_prefix(&[PACK])?;
+    std::str::from_utf8(routing_key).ok().map(RoutingKey::from)
+}
+
+/// Whether an entity's rows may lie in a pack. A Guard's never do: it has a row for each of maybe 100,000 that it holds.
+pub fn is_packed(of: &EntityKey) -> bool {
+    !matches!(of, EntityKey::Guard { .. })
+}
+
+/// The key of a copy of an account's row while something about it is open, so that what is open is found after a restart
+/// without reading everybody.
+pub fn open(entity: &[u8], row: &str) -> Vec<u8> {
+    [&[OPEN], entity, row.as_bytes()].concat()
+}
+
+/// All of these begin with this.
+pub fn opens() -> Vec<u8> {
+    vec![OPEN]
+}
+
+/// The row's own key, if this is the key of such a copy.
+pub fn open_of(key: &[u8]) -> Option<&[u8]> {
+    key.strip_prefix(&[OPEN])
 }
 
 /// All rows of all identities begin with this; with a tenant, of that tenant's.
@@ -76,6 +134,7 @@ pub fn guards() -> Vec<u8> {
 
 /// Back from a key to its entity and row; None for rows of the partition itself and for what is no key of ours.
 pub fn parse(key: &[u8]) -> Option<(EntityKey, String)> {
+    let key = key.strip_prefix(&[QUARANTINED]).unwrap_or(key);
     let (tag, mut rest) = key.split_first()?;
     let mut part = || -> Option<SmolStr> {
         let (length, after) = rest.split_first_chunk::<2>()?;
@@ -126,10 +185,12 @@ mod tests {
             EntityKey::Guard { tenant: "a".into() },
             EntityKey::Route { tenant: "".into(), source: "hr".into(), record: "~".into() },
         ] {
-            for name in ["", "account/directory", "~t/x"] {
+            for name in ["", "account/directory", "~t/x", QUARANTINE] {
                 assert_eq!(parse(&row(&of, name)), Some((of.clone(), name.to_owned())));
             }
         }
+        assert_eq!(parse(&pack(&"acme/1".into())), None);
+        assert_eq!(pack_of(&pack(&"acme/1".into())), Some("acme/1".into()));
         assert_eq!(parse(&meta("bundle")), None);
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"i\x00\x09abc"), None);

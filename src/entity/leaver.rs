@@ -143,7 +143,7 @@ pub(super) fn permit(
             carry_out(step, me, &mut row, op);
         }
     }
-    step.put(name, &row);
+    step.put_account(&row);
     match answer {
         // It was frozen meanwhile: an account that is maintained is made, or brought up to date, by what is known now.
         PermitAnswer::Granted | PermitAnswer::Released { .. } if maintained(step, target) => evaluate(step, me, None),
@@ -199,7 +199,7 @@ pub(super) fn delete_due(step: &mut Step, me: &Me, target: &TargetName) -> Resul
     }
     row.delete_due = None;
     ask_guard(step, me, &mut head, &mut row, Op::Delete, false);
-    step.put(name, &row);
+    step.put_account(&row);
     step.put(HEAD, &head);
     Ok(())
 }

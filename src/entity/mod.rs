@@ -15,6 +15,7 @@ mod identity;
 mod index;
 pub mod key;
 mod leaver;
+pub mod pack;
 mod quiet;
 mod record;
 mod route;

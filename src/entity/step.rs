@@ -1,5 +1,6 @@
 //! What a step sees and what it leaves behind.
 
+use super::account::AccountRow;
 use crate::model::envelope::{self, EnvelopeError};
 use crate::model::{
     AccountId, Address, Alert, Body, Cause, Command, Decision, DecisionKind, IdentityId, TargetName, TenantId,
@@ -8,6 +9,7 @@ use crate::model::{
 use crate::rules::Bundle;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::borrow::Cow;
 
 /// An event with the time at which it is handled.
 #[derive(Clone, Debug)]
@@ -19,7 +21,7 @@ pub struct Stamped {
 
 /// An entity's own rows: `""` is its head. The runtime looks them up; a step can reach no other entity's.
 pub trait Rows {
-    fn get(&self, row: &str) -> Option<Vec<u8>>;
+    fn get(&self, row: &str) -> Option<Cow<'_, [u8]>>;
     /// Rows whose name begins with `prefix`, in order of their names, at most `limit`.
     fn scan(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)>;
 }
@@ -31,6 +33,8 @@ pub struct Transition {
     pub writes: Vec<(String, Option<Vec<u8>>)>,
     /// In the order in which they were decided.
     pub effects: Vec<Effect>,
+    /// Account rows among the writes, and whether something about each is open: a deprovision's clock, a dead letter.
+    pub accounts: Vec<(String, bool)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -107,6 +111,12 @@ impl<'a> Step<'a> {
 
     pub fn put<T: Serialize>(&mut self, row: impl Into<String>, value: &T) {
         self.write(row.into(), Some(envelope::seal(value)));
+    }
+
+    pub fn put_account(&mut self, account: &AccountRow) {
+        let row = AccountRow::row(&account.target);
+        self.put(row.clone(), account);
+        self.done.accounts.push((row, account.is_open()));
     }
 
     pub fn delete(&mut self, row: impl Into<String>) {

@@ -11,6 +11,7 @@ use crate::model::{
     TargetName, Timestamp, Value,
 };
 use crate::rules::{Phase, SourceFile};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 mod ties;
@@ -60,8 +61,8 @@ struct Town {
 struct TownRows<'a>(&'a BTreeMap<Vec<u8>, Vec<u8>>, Vec<u8>);
 
 impl Rows for TownRows<'_> {
-    fn get(&self, row: &str) -> Option<Vec<u8>> {
-        self.0.get(&[self.1.as_slice(), row.as_bytes()].concat()).cloned()
+    fn get(&self, row: &str) -> Option<Cow<'_, [u8]>> {
+        self.0.get(&[self.1.as_slice(), row.as_bytes()].concat()).map(|value| value.as_slice().into())
     }
 
     fn scan(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)> {

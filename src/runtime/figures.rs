@@ -12,10 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Rows looked through at once when a partition comes: 5 a person, so a million people take some seconds in all.
+/// Rows looked through at once when a partition comes: of what is open only, however many people there are.
 const SCAN: usize = 2_000;
-/// Timers looked through for quarantined entities, of which each has one.
-const MAX_TIMERS: usize = 1_000_000;
 /// Adding up takes time when much is open, and a scrape comes every few seconds at most.
 const SHOW_EVERY: Duration = Duration::from_millis(500);
 
@@ -61,20 +59,13 @@ impl Figures {
     /// A partition has come, or come again.
     pub fn restored(&mut self, id: u32, store: &dyn Store) -> Result<(), StoreError> {
         let mut open = Open::default();
-        for prefix in [key::identities(None), key::guards()] {
+        for prefix in [key::opens(), key::guards(), key::quarantined()] {
             let mut from = prefix.clone();
             loop {
                 let rows = store.scan(&prefix, &from, SCAN)?;
                 let Some((last, _)) = rows.last() else { break };
                 from = [last.as_slice(), &[0]].concat();
                 rows.iter().for_each(|(key, value)| open.row(key, Some(value)));
-            }
-        }
-        for timer in store.due(Timestamp(i64::MAX), MAX_TIMERS)? {
-            let Some((of, _)) = key::parse(&timer.key) else { continue };
-            let mark = key::row(&of, key::QUARANTINE);
-            if store.get(&mark)?.is_some() {
-                open.quarantined.insert(mark);
             }
         }
         self.partitions.insert(id, open);
@@ -136,13 +127,14 @@ impl Figures {
 
 impl Open {
     fn row(&mut self, row_key: &[u8], value: Option<&[u8]>) {
-        let Some((of, row)) = key::parse(row_key) else { return };
+        let copy = key::open_of(row_key);
+        let Some((of, row)) = key::parse(copy.unwrap_or(row_key)) else { return };
         match (of, row.as_str()) {
             (_, key::QUARANTINE) => match value {
                 Some(_) => drop(self.quarantined.insert(row_key.to_vec())),
                 None => drop(self.quarantined.remove(row_key)),
             },
-            (EntityKey::Identity { tenant, .. }, row) if row.starts_with("account/") => {
+            (EntityKey::Identity { tenant, .. }, _) if copy.is_some() => {
                 let row = value.and_then(|value| envelope::open::<AccountRow>(value).ok());
                 match row.filter(|row| row.dead || row.clock.is_some()) {
                     Some(row) => {
@@ -173,8 +165,8 @@ mod tests {
         let mut row = AccountRow::new(&"acme".into(), &target.into(), &person.into());
         change(&mut row);
         let of = EntityKey::Identity { tenant: "acme".into(), identity: person.into() };
-        let key = key::row(&of, &AccountRow::row(&target.into()));
-        Write { key, value: Some(envelope::seal(&row)), timer: None }
+        let key = key::open(&key::entity(&of), &AccountRow::row(&target.into()));
+        Write { key, value: row.is_open().then(|| envelope::seal(&row)), timer: None }
     }
 
     fn clock(effective: i64) -> Option<Clock> {

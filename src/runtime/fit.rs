@@ -162,7 +162,7 @@ mod tests {
     }
 
     fn checked(writes: Vec<(String, Option<Vec<u8>>)>, effects: Vec<Effect>) -> Result<(), String> {
-        check(&Transition { writes, effects }, &Cause::own("e".into(), Timestamp(0)), LIMIT)
+        check(&Transition { writes, effects, ..Transition::default() }, &Cause::own("e".into(), Timestamp(0)), LIMIT)
     }
 
     #[test]

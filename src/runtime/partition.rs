@@ -1,15 +1,16 @@
 //! One inbox partition in work: its store, its rules, its clock, and the delivery of messages to its entities.
 
-use super::batch::{self, View, Written, open_due};
+use super::batch::{self, Cache, Sealed, View, Written, open_due};
 use super::fit;
 use super::quarantine::{self, RETRY_TIMER, Undeliverable, Why};
 use crate::bus::Outgoing;
-use crate::entity::{self, Effect, Emission, Stamped, Transition, key};
+use crate::entity::pack::{self, Pack, PackError};
+use crate::entity::{self, AccountRow, Effect, Emission, Stamped, Transition, key};
 use crate::model::envelope;
-use crate::model::{Address, Body, Cause, InboxRecord, Message, PartitionId, Timestamp};
+use crate::model::{Address, Body, Cause, EntityKey, InboxRecord, Message, PartitionId, RoutingKey, Timestamp};
 use crate::rules::Bundle;
 use crate::store::{Store, StoreError, Write};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -21,6 +22,13 @@ const MAX_LOCAL_DELIVERIES: usize = 50_000;
 const META_BUNDLE: &str = "bundle";
 const META_CLOCK: &str = "clock";
 const META_SWEEP: &str = "sweep";
+/// By which format the state was begun: without it, that of the release before packs.
+const META_FORMAT: &str = "format";
+/// Keys read at once while a partition is opened.
+const SCAN: usize = 2_000;
+/// Timers of a former release that are looked through for quarantined entities, of which each has one.
+const MAX_TIMERS: usize = 1_000_000;
+const RETRY_ROW: &str = "~t/~retry";
 /// The bundle that the partition was told to switch to and could not.
 const META_REFUSED: &str = "refused";
 
@@ -40,6 +48,14 @@ pub struct Partition {
     pub count: u32,
     pub store: Box<dyn Store>,
     pub written: Written,
+    /// `written`, once it is encoded for a commit.
+    sealed: Sealed,
+    cache: Cache,
+    /// Whether there is state here that a former release has written, row by row.
+    formerly: bool,
+    /// Keys of the quarantine rows, and of copies of account rows about which something is open: both are few.
+    pub(super) aside: BTreeSet<Vec<u8>>,
+    open: BTreeSet<Vec<u8>>,
     pub bundle: Arc<Bundle>,
     /// Every message takes the way through the inbox.
     pub through_inbox: bool,
@@ -60,6 +76,7 @@ impl Partition {
         id: PartitionId,
         count: u32,
         record_bytes: usize,
+        cache_bytes: usize,
         store: Box<dyn Store>,
         current: &Arc<Bundle>,
         mut bundle_of: impl FnMut(&str) -> Result<Option<Arc<Bundle>>, E>,
@@ -80,9 +97,34 @@ impl Partition {
         let sweep = store.get(&key::meta(META_SWEEP))?;
         let usable = bundle.is_some();
         let bundle = bundle.unwrap_or_else(|| Arc::clone(current));
-        let written = Written::default();
-        let mut partition =
-            Self { id, count, store, written, bundle, through_inbox: false, clock, record_bytes, sweep, refused };
+        let mut written = Written::default();
+        let format = store.get(&key::meta(META_FORMAT))?;
+        let formerly = format.is_none() && switched.is_some();
+        if format.is_none() && !formerly {
+            written.put(key::meta(META_FORMAT), Some(vec![pack::VERSION]));
+        }
+        let (aside, open) = (keys_of(store.as_ref(), key::quarantined())?, keys_of(store.as_ref(), key::opens())?);
+        let (sealed, cache) = (Sealed::default(), Cache::new(cache_bytes));
+        let mut partition = Self {
+            id,
+            count,
+            store,
+            written,
+            sealed,
+            cache,
+            formerly,
+            aside,
+            open,
+            bundle,
+            through_inbox: false,
+            clock,
+            record_bytes,
+            sweep,
+            refused,
+        };
+        if formerly {
+            partition.take_over()?;
+        }
         // A release that can use what the former one could not, or one that can't use what that did.
         match wanted {
             Some(wanted) => partition.switch(wanted),
@@ -90,6 +132,38 @@ impl Partition {
             None => {}
         }
         Ok(partition)
+    }
+
+    /// Quarantine rows and open accounts of a former release, which lay among the rows of their entities.
+    fn take_over(&mut self) -> Result<(), StoreError> {
+        let (prefix, mut from) = (key::identities(None), key::identities(None));
+        loop {
+            let rows = self.store.scan(&prefix, &from, SCAN)?;
+            let Some((last, _)) = rows.last() else { break };
+            from = [last.as_slice(), &[0]].concat();
+            for (row_key, value) in rows {
+                let Some((_, row)) = key::parse(&row_key) else { continue };
+                let open = || envelope::open::<AccountRow>(&value).is_ok_and(|account| account.is_open());
+                if row.starts_with("account/") && open() {
+                    let open = key::open(&row_key, "");
+                    self.open.insert(open.clone());
+                    self.written.put(open, Some(value));
+                }
+            }
+        }
+        for timer in self.store.due(Timestamp(i64::MAX), MAX_TIMERS)? {
+            let Some((of, row)) = key::parse(&timer.key) else { continue };
+            let formerly = key::formerly(&of, key::QUARANTINE);
+            if row == RETRY_ROW
+                && let Some(mark) = self.store.get(&formerly)?
+            {
+                let now = key::row(&of, key::QUARANTINE);
+                self.aside.insert(now.clone());
+                self.written.put(now, Some(mark));
+                self.written.put(formerly, None);
+            }
+        }
+        Ok(())
     }
 
     /// The partition's time: the wall clock, unless it has gone back.
@@ -133,11 +207,42 @@ impl Partition {
         self.sweep.is_some()
     }
 
-    /// Re-evaluates up to `share` identities by the current rules.
+    /// Re-evaluates up to `share` identities by the current rules: those whose rows lie beside, then those in packs.
     pub fn sweep(&mut self, share: usize, emitted: &mut Emitted) -> Result<(), StoreError> {
-        let Some(from) = self.sweep.clone() else { return Ok(()) };
+        match self.sweep.clone() {
+            Some(from) if from.starts_with(&key::packs()) => self.sweep_packs(&from, share, emitted),
+            Some(from) => self.sweep_beside(&from, share, emitted),
+            None => Ok(()),
+        }
+    }
+
+    fn sweep_packs(&mut self, from: &[u8], share: usize, emitted: &mut Emitted) -> Result<(), StoreError> {
+        let packs = self.store.scan(&key::packs(), from, share)?;
+        for (pack_key, bytes) in &packs {
+            let Some(routing_key) = key::pack_of(pack_key) else { continue };
+            let pack = match Pack::open(bytes) {
+                Ok(pack) => pack,
+                Err(error) => {
+                    // Whose it is can't be seen: with their next event they are set aside.
+                    tracing::error!(partition = %self.id, %error, "a pack can't be read; its identities are not swept");
+                    continue;
+                }
+            };
+            for (entity, _) in pack.entities() {
+                let Some((entity @ EntityKey::Identity { .. }, _)) = key::parse(entity) else { continue };
+                let cause = Cause::own(format!("bundle:{}", self.bundle.hash()), self.clock);
+                let to = Address { routing_key: routing_key.clone(), entity };
+                self.deliver(Message { to, body: Body::Reevaluate, cause }, emitted)?;
+            }
+        }
+        let next = packs.last().map(|(last, _)| [last.as_slice(), &[0]].concat());
+        self.set_sweep(next.filter(|_| packs.len() == share));
+        Ok(())
+    }
+
+    fn sweep_beside(&mut self, from: &[u8], share: usize, emitted: &mut Emitted) -> Result<(), StoreError> {
         let prefix = key::identities(None);
-        let rows = self.store.scan(&prefix, &from, share * 8)?;
+        let rows = self.store.scan(&prefix, from, share * 8)?;
         let mut last = None;
         let mut swept = 0;
         for (row_key, value) in &rows {
@@ -164,7 +269,7 @@ impl Partition {
             key
         });
         let ended = rows.len() < share * 8 && swept < share;
-        self.set_sweep(if ended { None } else { next });
+        self.set_sweep(if ended { Some(key::packs()) } else { next });
         Ok(())
     }
 
@@ -178,11 +283,14 @@ impl Partition {
         let timers = batch::due(self.store.as_ref(), &self.written, self.clock, limit)?;
         let more = timers.len() == limit;
         for timer in timers {
+            let set = self.store.get(&timer.key)?;
             self.written.put(timer.key.clone(), None);
             let Some((of, row)) = key::parse(&timer.key) else { continue };
             let name = row.trim_start_matches(key::TIMER).to_owned();
-            let routing_key = self.routing_key_of(&of)?;
-            let to = Address { routing_key, entity: of };
+            let to = self.owner_of_timer(of, &row, set.as_deref())?;
+            if name != RETRY_TIMER && self.load(&to)?.is_ok() {
+                self.written.clear_timer(self.store.as_ref(), &to, &row)?;
+            }
             if name == RETRY_TIMER {
                 let sends = self.retry(&to, emitted)?;
                 self.deliver_all(sends.into(), emitted)?;
@@ -192,6 +300,39 @@ impl Partition {
             self.deliver(Message { to, body: Body::Timer { name, due: timer.due }, cause }, emitted)?;
         }
         Ok(more)
+    }
+
+    /// The address of the entity whose timer this is. A row that is damaged, or of a former release, doesn't say it.
+    fn owner_of_timer(&mut self, of: EntityKey, row: &str, set: Option<&[u8]>) -> Result<Address, StoreError> {
+        if row == RETRY_ROW || !key::is_packed(&of) {
+            return Ok(Address { routing_key: self.routing_key_of(&of)?, entity: of });
+        }
+        if let Some(routing_key) = set.and_then(batch::routing_key_of_timer) {
+            let to = Address { routing_key, entity: of.clone() };
+            if self.load(&to)?.is_err() || self.written.has_note(&to, row) {
+                return Ok(to);
+            }
+        }
+        let routing_key = self.routing_key_of(&of)?;
+        match quarantine::is_stand_in(&routing_key) {
+            true => Ok(Address { routing_key: self.search(&of)?.unwrap_or(routing_key), entity: of }),
+            false => Ok(Address { routing_key, entity: of }),
+        }
+    }
+
+    /// The routing key of the pack that has this entity: a look at every pack, for a timer whose row is damaged.
+    fn search(&self, of: &EntityKey) -> Result<Option<RoutingKey>, StoreError> {
+        let (entity, prefix) = (key::entity(of), key::packs());
+        let mut from = prefix.clone();
+        loop {
+            let packs = self.store.scan(&prefix, &from, SCAN)?;
+            let Some((last, _)) = packs.last() else { return Ok(None) };
+            from = [last.as_slice(), &[0]].concat();
+            let has = |bytes: &[u8]| Pack::open(bytes).is_ok_and(|pack| pack.entities().any(|(key, _)| key == entity));
+            if let Some((pack_key, _)) = packs.iter().find(|(_, bytes)| has(bytes)) {
+                return Ok(key::pack_of(pack_key));
+            }
+        }
     }
 
     /// Delivers a message, and in the same transaction all that it leads to within this partition.
@@ -235,7 +376,7 @@ impl Partition {
         match self.try_step(&message)? {
             Ok(transition) => {
                 emitted.steps.push((kind, "done"));
-                Ok(self.carry_out(&message.to, message.cause, transition, emitted))
+                self.carry_out(&message.to, message.cause, transition, emitted)
             }
             Err(reason) => {
                 emitted.steps.push((kind, "quarantined"));
@@ -245,8 +386,15 @@ impl Partition {
         }
     }
 
-    pub(super) fn try_step(&self, message: &Message) -> Result<Result<Transition, String>, StoreError> {
-        let view = View::new(self.store.as_ref(), &self.written, &message.to.entity);
+    fn load(&mut self, of: &Address) -> Result<Result<(), PackError>, StoreError> {
+        self.written.load(of, self.store.as_ref(), &mut self.cache, self.formerly)
+    }
+
+    pub(super) fn try_step(&mut self, message: &Message) -> Result<Result<Transition, String>, StoreError> {
+        if let Err(error) = self.load(&message.to)? {
+            return Ok(Err(format!("its rows can't be read: {error}")));
+        }
+        let view = View::new(self.store.as_ref(), &self.written, &message.to);
         let stamped = Stamped { now: self.clock, body: message.body.clone(), cause: message.cause.clone() };
         // A step is pure: whatever it had in hand when it panicked is gone with it.
         let stepped = catch_unwind(AssertUnwindSafe(|| entity::step(&message.to, &view, &self.bundle, stamped)));
@@ -266,60 +414,73 @@ impl Partition {
         cause: Cause,
         transition: Transition,
         emitted: &mut Emitted,
-    ) -> Vec<Message> {
+    ) -> Result<Vec<Message>, StoreError> {
+        let entity = key::entity(&of.entity);
+        for (account, is_open) in &transition.accounts {
+            let copy = key::open(&entity, account);
+            if *is_open {
+                let row = transition.writes.iter().find(|(row, _)| row == account);
+                self.written.put(copy.clone(), row.and_then(|(_, value)| value.clone()));
+                self.open.insert(copy);
+            } else if self.open.remove(&copy) {
+                self.written.put(copy, None);
+            }
+        }
         for (row, value) in transition.writes {
-            self.written.put(key::row(&of.entity, &row), value);
+            self.written.write(of, &entity, &row, value);
         }
         let mut sends = Vec::new();
         for effect in transition.effects {
             match effect {
                 Effect::Send { to, body } => sends.push(Message { to, body, cause: cause.clone() }),
                 Effect::Emit(emission) => emitted.emissions.push(emission),
-                Effect::SetTimer { name, due } => self.set_timer(of, &name, due),
-                Effect::ClearTimer { name } => self.clear_timer(of, &name),
+                Effect::SetTimer { name, due } => self.written.set_timer(of, &format!("{}{name}", key::TIMER), due),
+                Effect::ClearTimer { name } => {
+                    self.written.clear_timer(self.store.as_ref(), of, &format!("{}{name}", key::TIMER))?;
+                }
             }
         }
-        sends
-    }
-
-    pub(super) fn set_timer(&mut self, of: &Address, name: &str, due: Timestamp) {
-        self.written.put_timer(key::row(&of.entity, &format!("{}{name}", key::TIMER)), due);
-    }
-
-    pub(super) fn clear_timer(&mut self, of: &Address, name: &str) {
-        let row = format!("{}{name}", key::TIMER);
-        let view = View::new(self.store.as_ref(), &self.written, &of.entity);
-        if entity::Rows::get(&view, &row).is_some() {
-            self.written.put(key::row(&of.entity, &row), None);
-        }
+        Ok(sends)
     }
 
     /// The changelog records of the batch. The partition's own time goes along, so that a restart never runs behind it.
     pub fn changelog(&mut self, topic: &str) -> Vec<Outgoing> {
         if self.written.is_empty() {
+            // Packs that were only looked at.
+            self.written = Written::default();
             return Vec::new();
         }
         self.written.put(key::meta(META_CLOCK), Some(batch::seal_due(self.clock)));
-        self.written
-            .writes()
-            .into_iter()
-            .map(|write| Outgoing {
-                topic: topic.to_owned(),
-                partition: Some(self.id.0),
-                key: Some(write.key),
-                value: write.value,
-                headers: Vec::new(),
-            })
-            .collect()
+        self.sealed = std::mem::take(&mut self.written).seal();
+        let record = |write: &Write| Outgoing {
+            topic: topic.to_owned(),
+            partition: Some(self.id.0),
+            key: Some(write.key.clone()),
+            value: write.value.clone(),
+            headers: Vec::new(),
+        };
+        self.sealed.writes.iter().map(record).collect()
     }
 
     /// The batch is committed: the store follows. `position` is where a replay would have to begin. Gives what was written.
     pub fn settle(&mut self, position: i64) -> Result<Vec<Write>, StoreError> {
-        let writes = std::mem::take(&mut self.written).writes();
-        if !writes.is_empty() {
-            self.store.apply(&writes, position)?;
+        let sealed = std::mem::take(&mut self.sealed);
+        if !sealed.writes.is_empty() {
+            self.store.apply(&sealed.writes, position)?;
+            sealed.refresh(&mut self.cache);
         }
-        Ok(writes)
+        Ok(sealed.writes)
+    }
+}
+
+/// All keys that begin with `prefix`.
+fn keys_of(store: &dyn Store, prefix: Vec<u8>) -> Result<BTreeSet<Vec<u8>>, StoreError> {
+    let (mut keys, mut from) = (BTreeSet::new(), prefix.clone());
+    loop {
+        let rows = store.scan(&prefix, &from, SCAN)?;
+        let Some((last, _)) = rows.last() else { return Ok(keys) };
+        from = [last.as_slice(), &[0]].concat();
+        keys.extend(rows.into_iter().map(|(key, _)| key));
     }
 }
 

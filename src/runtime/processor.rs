@@ -55,6 +55,8 @@ pub struct ProcessorSettings {
     pub dead_letter_bytes: usize,
     /// No message is delivered within the transaction that it was sent in: for tests, which compare with one where it is.
     pub through_inbox: bool,
+    /// What a process keeps of its state in memory, for all of its partitions.
+    pub cache_bytes: usize,
 }
 
 /// What a turn did.
@@ -298,6 +300,7 @@ impl Processor {
                 PartitionId(id),
                 self.settings.inbox_partitions,
                 self.settings.record_bytes,
+                self.settings.cache_bytes / ids.len().max(1),
                 store,
                 &self.bundle,
                 |hash| bundles.usable(hash).map_err(ProcessorError::from),

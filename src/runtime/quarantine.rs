@@ -17,6 +17,7 @@ use crate::model::{
 use crate::store::StoreError;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Messages that wait for one quarantined entity; what comes after is handed out as undeliverable.
@@ -111,7 +112,13 @@ impl Partition {
 
     /// Whether the entity is set aside. A mark that can't be read is written anew from what waits.
     pub(super) fn quarantined(&mut self, of: &Address) -> Result<Option<Quarantined>, StoreError> {
-        let Some(row) = self.look(&of.entity, |view| view.get(key::QUARANTINE))? else { return Ok(None) };
+        // Asked for every message: the disk is not.
+        if !self.aside.contains(&key::row(&of.entity, key::QUARANTINE)) {
+            return Ok(None);
+        }
+        let Some(row) = self.look(&of.entity, |view| view.get(key::QUARANTINE).map(Cow::into_owned))? else {
+            return Ok(None);
+        };
         match envelope::open(&row) {
             Ok(marked) => Ok(Some(marked)),
             Err(error) => self.mark_anew(of, &error).map(Some),
@@ -133,12 +140,19 @@ impl Partition {
         };
         tracing::error!(entity = %of.entity, %error, "its quarantine row can't be read; written anew");
         self.mark(&marked);
-        self.set_timer(of, RETRY_TIMER, self.clock.plus(QUARANTINE_RETRY));
+        self.set_retry(of, self.clock.plus(QUARANTINE_RETRY));
         Ok(marked)
     }
 
+    /// The runtime's own timer: the entity's rows, which may be what can't be read, are left alone.
+    fn set_retry(&mut self, of: &Address, due: Timestamp) {
+        self.written.put_timer(of, &format!("{}{RETRY_TIMER}", key::TIMER), due);
+    }
+
     fn mark(&mut self, marked: &Quarantined) {
-        self.written.put(key::row(&marked.to.entity, key::QUARANTINE), Some(envelope::seal(marked)));
+        let row = key::row(&marked.to.entity, key::QUARANTINE);
+        self.aside.insert(row.clone());
+        self.written.put(row, Some(envelope::seal(marked)));
     }
 
     /// Sets an entity aside with the message that it can't take.
@@ -146,7 +160,7 @@ impl Partition {
         let to = message.to.clone();
         tracing::error!(entity = %to.entity, reason, "quarantined; its later events wait");
         let marked = Quarantined { to: to.clone(), reason: reason.clone(), since: self.clock, first: 0, next: 0 };
-        self.set_timer(&to, RETRY_TIMER, self.clock.plus(QUARANTINE_RETRY));
+        self.set_retry(&to, self.clock.plus(QUARANTINE_RETRY));
         self.alert(&to, &reason, self.clock, AlertState::Raised, emitted);
         self.audit(&message, DecisionKind::Quarantined { entity: to.entity.to_string(), reason }, emitted);
         self.wait(message, marked, emitted);
@@ -188,25 +202,27 @@ impl Partition {
                     emitted.steps.push((to.entity.kind(), "quarantined"));
                     marked.reason = reason;
                     self.mark(&marked);
-                    self.set_timer(to, RETRY_TIMER, self.clock.plus(QUARANTINE_RETRY));
+                    self.set_retry(to, self.clock.plus(QUARANTINE_RETRY));
                     return Ok(sends);
                 }
             };
             emitted.steps.push((to.entity.kind(), "done"));
             self.written.put(key::row(&to.entity, &row), None);
             marked.first += 1;
-            sends.extend(self.carry_out(&message.to, message.cause, transition, emitted));
+            sends.extend(self.carry_out(&message.to, message.cause, transition, emitted)?);
         }
         // There may be more: it goes on with the next turn, and until then whatever comes waits behind.
         self.mark(&marked);
-        self.set_timer(to, RETRY_TIMER, self.clock);
+        self.set_retry(to, self.clock);
         Ok(sends)
     }
 
     fn lift(&mut self, marked: &Quarantined, emitted: &mut Emitted) {
         let to = &marked.to;
-        self.written.put(key::row(&to.entity, key::QUARANTINE), None);
-        self.clear_timer(to, RETRY_TIMER);
+        let row = key::row(&to.entity, key::QUARANTINE);
+        self.aside.remove(&row);
+        self.written.put(row, None);
+        self.written.put(key::row(&to.entity, &format!("{}{RETRY_TIMER}", key::TIMER)), None);
         tracing::info!(entity = %to.entity, "out of quarantine");
         self.alert(to, "it takes events again", marked.since, AlertState::Resolved, emitted);
     }
@@ -228,17 +244,19 @@ impl Partition {
         Ok(Ok(message))
     }
 
-    /// Messages that an entity sends itself don't say by which key it is routed: identities, whose heads know it, are the only
-    /// ones with timers; a quarantine row knows it, too. Where neither can be read, a key that leads to this partition.
+    /// By which key an entity is routed, where nothing says it but its rows beside: a quarantine row knows it, and in the state of
+    /// a former release an identity's head. Where neither can be read, a key that leads to this partition.
     pub(super) fn routing_key_of(&self, of: &EntityKey) -> Result<RoutingKey, StoreError> {
-        let (marked, head) = self.look(of, |view| (view.get(key::QUARANTINE), view.get(key::HEAD)))?;
+        let (marked, head) = self.look(of, |view| {
+            (view.get(key::QUARANTINE).map(Cow::into_owned), view.get(key::HEAD).map(Cow::into_owned))
+        })?;
         let head = head.and_then(|row| envelope::open::<entity::IdentityHead>(&row).ok()).map(|head| head.routing_key);
         let marked = marked.and_then(|row| envelope::open::<Quarantined>(&row).ok()).map(|row| row.to.routing_key);
         Ok(head.or(marked).unwrap_or_else(|| stand_in(self.id, self.count)))
     }
 
     fn look<T>(&self, of: &EntityKey, look: impl FnOnce(&View) -> T) -> Result<T, StoreError> {
-        let view = View::new(self.store.as_ref(), &self.written, of);
+        let view = View::beside(self.store.as_ref(), &self.written, of);
         let seen = look(&view);
         match view.failure.into_inner() {
             Some(error) => Err(error),
@@ -294,7 +312,7 @@ fn identity_of(entity: &EntityKey) -> Option<IdentityId> {
     }
 }
 
-fn is_stand_in(key: &RoutingKey) -> bool {
+pub(super) fn is_stand_in(key: &RoutingKey) -> bool {
     key.as_str().starts_with(STAND_IN)
 }
 

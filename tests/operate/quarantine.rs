@@ -6,6 +6,7 @@ use lockstep::bus::topics::{self, Wishes};
 use lockstep::bus::{Bus, Outgoing};
 use lockstep::codec::public::{Public, PublicCodec};
 use lockstep::codec::source::SourceDecoder;
+use lockstep::entity::pack::Pack;
 use lockstep::entity::{IdentityHead, key};
 use lockstep::model::topic::TopicNames;
 use lockstep::model::{
@@ -92,6 +93,8 @@ impl House {
             inbox_partitions: partitions,
             dead_letter_bytes: 1 << 20,
             through_inbox: false,
+            // So that damage to the disk is met at once.
+            cache_bytes: 0,
             record_bytes: 1 << 20,
         };
         let sources = SourceDecoder::new(None, ["acme".into()].into(), 262_144);
@@ -214,8 +217,20 @@ impl House {
         EntityKey::Identity { tenant: "acme".into(), identity }
     }
 
+    /// A row by its key, wherever it lies.
     fn row(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.stores.open("state", 0).unwrap().get(key).unwrap()
+        let beside = self.stores.open("state", 0).unwrap().get(key).unwrap();
+        let packed = || self.packed(key).map(|(_, pack, entity, row)| pack.get(&entity, &row).unwrap().to_vec());
+        beside.or_else(packed)
+    }
+
+    /// The pack that has a row: its key, what it holds, the entity's key and the row's name.
+    fn packed(&self, key: &[u8]) -> Option<(Vec<u8>, Pack, Vec<u8>, String)> {
+        let (of, row) = key::parse(key).filter(|(_, row)| !row.starts_with('~'))?;
+        let packs = self.stores.open("state", 0).unwrap().scan(&key::packs(), &key::packs(), 100).unwrap();
+        let packs = packs.into_iter().filter_map(|(key, bytes)| Some((key, Pack::open(&bytes).ok()?)));
+        let mut having = packs.filter(|(_, pack)| pack.get(&key::entity(&of), &row).is_some());
+        having.next().map(|(pack_key, pack)| (pack_key, pack, key::entity(&of), row))
     }
 
     /// The head of a person's identity, as it lies on the disk.
@@ -225,10 +240,22 @@ impl House {
         (key, value)
     }
 
+    /// The record that holds a row, with this value of the row.
+    fn with(&self, key: &[u8], value: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        match self.packed(key) {
+            Some((pack_key, mut pack, entity, row)) => {
+                assert!(pack.put(&entity, &row, Some(value.to_vec())).is_empty());
+                (pack_key, pack.seal().unwrap())
+            }
+            None => (key.to_vec(), value.to_vec()),
+        }
+    }
+
     fn overwrite(&self, key: &[u8], value: &[u8]) {
         let mut store = self.stores.open("state", 0).unwrap();
         let position = store.position().unwrap().unwrap();
-        store.apply(&[Write { key: key.to_vec(), value: Some(value.to_vec()), timer: None }], position).unwrap();
+        let (key, value) = self.with(key, value);
+        store.apply(&[Write { key, value: Some(value), timer: None }], position).unwrap();
     }
 
     fn order(&self, worker: &str) -> (EntityKey, RoutingKey) {
@@ -500,7 +527,8 @@ fn a_sweep_sets_aside_whom_it_cannot_read_and_brings_the_others_up_to_the_rules(
     house.hr("W1", 1, "Ada");
     house.hr("W2", 1, "Bob");
     let (head, _) = house.head("W1");
-    house.put(&house.topics.state(), head, Some(GARBAGE.to_vec()));
+    let (key, value) = house.with(&head, GARBAGE);
+    house.put(&house.topics.state(), key, Some(value));
     let target = FILES[2].1.replace("name: name } }", "name: \"name + '!'\" } }");
     let house = house.restart(bundle(&[FILES[0], FILES[1], (FILES[2].0, &target)]));
     assert_eq!(house.names("W2").last(), Some(&update("Bob!")));

@@ -4,6 +4,7 @@ use crate::rules::{GRACE_MS, TARGETS};
 use crate::target::plain;
 use crate::truth::{Account, Wanted};
 use crate::world::World;
+use lockstep::entity::pack::Pack;
 use lockstep::entity::{AccountRow, IdentityHead, IdentityRecord, Removal, key};
 use lockstep::model::{
     AccountId, Command, Decision, DecisionKind, EntityKey, Generation, Outcome, ResultEvent, envelope,
@@ -235,11 +236,22 @@ fn quarantined(world: &World) -> Result<(), String> {
     }
 }
 
-/// Rows of entities, as they are committed.
+/// Rows of entities, as they are committed: in packs, and beside them.
 fn rows_of(world: &World, chosen: impl Fn(&EntityKey, &str) -> bool) -> Vec<(EntityKey, String, Vec<u8>)> {
     world.bus.rows(&world.topics.state(), |rows| {
-        let parsed = rows.iter().filter_map(|(row_key, row)| Some((key::parse(row_key)?, row)));
-        parsed.filter(|((of, name), _)| chosen(of, name)).map(|((of, name), row)| (of, name, row.clone())).collect()
+        let packed = rows.iter().filter(|(row_key, _)| key::pack_of(row_key).is_some()).flat_map(|(_, row)| {
+            let pack = Pack::open(row).expect("a pack of this release");
+            let rows = pack.entities().flat_map(|(entity, rows)| {
+                let of = key::parse(entity).expect("an entity's key").0;
+                rows.map(move |(name, row)| (of.clone(), name.to_owned(), row.to_vec())).collect::<Vec<_>>()
+            });
+            rows.collect::<Vec<_>>()
+        });
+        let beside = rows.iter().filter_map(|(row_key, row)| {
+            let (of, name) = key::parse(row_key).filter(|_| key::pack_of(row_key).is_none())?;
+            Some((of, name, row.clone()))
+        });
+        packed.chain(beside).filter(|(of, name, _)| chosen(of, name)).collect()
     })
 }
 

@@ -525,6 +525,7 @@ impl World {
             record_bytes: 1 << 20,
             dead_letter_bytes: 1 << 20,
             through_inbox: self.layout.through_inbox,
+            cache_bytes: 4 << 10,
         };
         let public = Arc::new(PublicCodec::new(None));
         let sources = SourceDecoder::new(None, [TENANT.into()].into(), 262_144);

@@ -52,9 +52,9 @@ impl Own {
 }
 
 impl Rows for Own {
-    fn get(&self, row: &str) -> Option<Vec<u8>> {
+    fn get(&self, row: &str) -> Option<std::borrow::Cow<'_, [u8]>> {
         self.read.borrow_mut().insert(row.to_owned());
-        self.rows.get(row).cloned()
+        self.rows.get(row).map(|value| value.as_slice().into())
     }
 
     fn scan(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
