@@ -42,17 +42,7 @@ pub fn is_meta(key: &[u8]) -> bool {
 
 /// All rows of an entity begin with this.
 pub fn entity(entity: &EntityKey) -> Vec<u8> {
-    let (tag, parts) = parts(entity);
-    prefix(tag, &parts)
-}
-
-/// Whether there can be a key of it. What Lockstep makes always has one; what others write into its topics may not.
-pub fn is_sound(entity: &EntityKey) -> bool {
-    parts(entity).1.iter().all(|part| part.len() <= usize::from(u16::MAX))
-}
-
-fn parts(entity: &EntityKey) -> (u8, Vec<&str>) {
-    match entity {
+    let (tag, parts): (u8, Vec<&str>) = match entity {
         EntityKey::Record { tenant, source, record, route } => {
             (RECORD, vec![&tenant.0, &source.0, &record.0, &route.0])
         }
@@ -60,6 +50,19 @@ fn parts(entity: &EntityKey) -> (u8, Vec<&str>) {
         EntityKey::Index { tenant, attribute, value } => (INDEX, vec![&tenant.0, attribute, value]),
         EntityKey::Guard { tenant } => (GUARD, vec![&tenant.0]),
         EntityKey::Route { tenant, source, record } => (ROUTE, vec![&tenant.0, &source.0, &record.0]),
+    };
+    prefix(tag, &parts)
+}
+
+/// Whether there can be a key of it. What Lockstep makes always has one; what others write into its topics may not.
+pub fn is_sound(entity: &EntityKey) -> bool {
+    let all = |parts: &[&str]| parts.iter().all(|part| part.len() <= usize::from(u16::MAX));
+    match entity {
+        EntityKey::Record { tenant, source, record, route } => all(&[&tenant.0, &source.0, &record.0, &route.0]),
+        EntityKey::Identity { tenant, identity } => all(&[&tenant.0, &identity.0]),
+        EntityKey::Index { tenant, attribute, value } => all(&[&tenant.0, attribute, value]),
+        EntityKey::Guard { tenant } => all(&[&tenant.0]),
+        EntityKey::Route { tenant, source, record } => all(&[&tenant.0, &source.0, &record.0]),
     }
 }
 

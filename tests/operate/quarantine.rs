@@ -357,6 +357,35 @@ fn a_step_that_panics_costs_its_entity_and_nobody_else() {
     assert!(retried, "the audit says who had it tried again");
 }
 
+/// What an expression can do to the one who evaluates it, by what a source says. It costs the target and nothing else.
+#[test]
+fn an_expression_that_blows_up_blocks_its_target_and_quarantines_nobody() {
+    for (expression, good, bad) in [
+        ("string(9223372036854775807 + int(name))", "0", "1"),
+        ("string(-9223372036854775807 - int(name))", "1", "2"),
+        ("string(9223372036854775807 * int(name))", "1", "2"),
+        ("string(10 / int(name))", "5", "0"),
+        ("string(10 % int(name))", "5", "0"),
+        ("string((-9223372036854775807 - 1) / int(name))", "2", "-1"),
+        ("['a', 'b'][int(name)]", "1", "7"),
+        ("['a', 'b'][int(name)]", "1", "-1"),
+        ("string(int(name))", "1", "no number"),
+    ] {
+        let target = FILES[2].1.replace("name: name } }", &format!("name: \"{expression}\" }} }}"));
+        let mut house = House::new().restart(bundle(&[FILES[0], FILES[1], (FILES[2].0, &target)]));
+        house.hr("W1", 1, good);
+        house.hr("W1", 2, bad);
+        house.hr("W2", 1, good);
+        let alerts = house.read::<Alert>(&house.topics.alerts());
+        let failed = alerts.iter().filter(|alert| alert.kind == AlertKind::RuleFailed).count();
+        assert_eq!((failed, alerts.len()), (1, 1), "{expression} with {bad}: {alerts:?}");
+        assert_eq!((house.names("W1").len(), house.names("W2").len()), (1, 1), "{expression}: nobody else is held up");
+        house.says("W1", 3, bad, "left");
+        assert_eq!(house.names("W1").last().unwrap().0, Op::Disable, "{expression}: a leaver is out all the same");
+        assert_eq!(house.metrics.quarantined_entities.get(), 0, "{expression}");
+    }
+}
+
 #[test]
 fn a_waiting_message_that_cannot_be_read_holds_the_others_until_it_is_readable_or_skipped() {
     let mut house = House::new();

@@ -3,6 +3,7 @@
 use crate::rig::{Rig, var};
 use lockstep::bus::Outgoing;
 use lockstep::entity::key;
+use lockstep::entity::pack::Pack;
 use lockstep::model::{EntityKey, IdentityId};
 use serde_json::json;
 use std::time::Duration;
@@ -61,13 +62,19 @@ fn a_person_whose_state_is_damaged_waits_alone_until_an_operator_has_it_tried_ag
     rig.stop("processor");
     let state = rig.names.state();
     let identity = IdentityId::of_anchor(&"acme".into(), &"hr".into(), &"W-20001".into());
-    let head = key::row(&EntityKey::Identity { tenant: "acme".into(), identity }, key::HEAD);
-    let good = rig.records(&state).into_iter().rfind(|record| record.key.as_deref() == Some(&head[..])).unwrap();
-    let put = |rig: &Rig, value: Vec<u8>| {
-        let (partition, key) = (Some(good.partition), Some(head.clone()));
-        rig.bus
-            .append(vec![Outgoing { topic: state.clone(), partition, key, value: Some(value), headers: vec![] }])
-            .unwrap();
+    let identity = key::entity(&EntityKey::Identity { tenant: "acme".into(), identity });
+    let holding = |rig: &Rig| {
+        let packs =
+            rig.records(&state).into_iter().filter(|record| record.key.as_deref().and_then(key::pack_of).is_some());
+        let opened = packs.filter_map(|record| Some((Pack::open(record.value.as_deref()?).unwrap(), record)));
+        opened.into_iter().filter(|(pack, _)| pack.get(&identity, key::HEAD).is_some()).last().unwrap()
+    };
+    let good = holding(&rig).0.get(&identity, key::HEAD).unwrap().to_vec();
+    let put = |rig: &Rig, head: Vec<u8>| {
+        let (mut pack, record) = holding(rig);
+        assert!(pack.put(&identity, key::HEAD, Some(head)).is_empty(), "it stays in its pack");
+        let (topic, partition, key, value) = (state.clone(), Some(record.partition), record.key, pack.seal());
+        rig.bus.append(vec![Outgoing { topic, partition, key, value, headers: vec![] }]).unwrap();
     };
     put(&rig, b"\xffnot of any release".to_vec());
     rig.spawn_serving("processor", &["processor"]);
@@ -88,7 +95,7 @@ fn a_person_whose_state_is_damaged_waits_alone_until_an_operator_has_it_tried_ag
 
     // A release that can read it, so to say. The processor begins with what the topic has.
     rig.stop("processor");
-    put(&rig, good.value.clone().unwrap());
+    put(&rig, good.clone());
     rig.spawn_serving("processor", &["processor"]);
     let said = rig.done(&["quarantine", "retry", list["id"].as_str().unwrap()]);
     assert!(said.contains("is tried again; 2 wait"), "{said}");
