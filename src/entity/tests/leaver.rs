@@ -89,6 +89,22 @@ fn the_guard_decides_about_accounts_that_are_made_disabled_and_what_it_holds_is_
 }
 
 #[test]
+fn a_maintained_account_whose_deletion_is_held_is_frozen() {
+    let mut town = Town::with(maintaining(0));
+    town.hire("1", "Legal");
+    town.fire("1");
+    let guard = Address::guard("acme".into());
+    town.operate(guard.clone(), Action::GuardRelease { target: None, account: None });
+    town.pass(31 * DAY);
+    town.commanded();
+    assert!(matches!(town.account("1", "directory").removal, Removal::Held { op: Op::Delete, .. }));
+    town.tell("idp", "u1", "number=1 phone=+50");
+    assert_eq!(town.commanded(), [""; 0]);
+    town.operate(guard, Action::GuardRelease { target: None, account: None });
+    assert_eq!(town.commanded(), ["delete directory 3"]);
+}
+
+#[test]
 fn a_maintained_account_needs_its_records_and_its_rules_but_a_disable_needs_neither() {
     let mut town = Town::with(maintaining(100));
     town.hire("1", "Legal");
