@@ -69,10 +69,14 @@ pub enum Emission {
 /// Why an entity can't take an event; it is quarantined with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
-    #[error("its row {row:?} can't be read: {error}")]
+    #[error("its {} can't be read: {error}", named(.row))]
     Undecodable { row: String, error: EnvelopeError },
     #[error("{entity} has no use for {message}: a bug in whoever sent it")]
     Misdirected { entity: &'static str, message: &'static str },
+}
+
+fn named(row: &str) -> String {
+    if row == super::key::HEAD { "head".to_owned() } else { format!("row {row:?}") }
 }
 
 /// The step in progress: reads see its own writes.

@@ -9,5 +9,6 @@ mod guard;
 mod health;
 mod logs;
 mod quarantine;
+mod set_aside;
 mod shop;
 mod source_dead_letters;
