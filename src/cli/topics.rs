@@ -1,7 +1,7 @@
 //! `lockstep topics plan|apply|acls`: Lockstep's topics on Kafka as they must be, and who may do what with them.
 
 use super::{Common, Exit, Failure, kafka, out, runtime};
-use crate::bus::topics::{self, Layout, Plan};
+use crate::bus::topics::{self, Layout, Plan, TopicsError};
 use crate::bus::{TopicSpec, acls};
 use crate::config::{BusRules, Config};
 use comfy_table::Table;
@@ -63,7 +63,10 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     let plan = topics::plan(&bus, &layout).map_err(|error| runtime::bus_failure(&error))?;
     let applied = args.what == What::Apply && plan.refuse.is_empty();
     if applied {
-        topics::apply(&bus, &plan)?;
+        topics::apply(&bus, &plan).map_err(|error| match error {
+            TopicsError::Bus(error) => runtime::bus_failure(&error),
+            error => error.into(),
+        })?;
     }
     if args.json {
         out::json(&as_json(&plan, applied))?

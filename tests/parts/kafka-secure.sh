@@ -8,6 +8,7 @@
 #   other-ca.pem        an authority that signed nothing here
 #   NAME.pem, NAME.key  clients' certificates: of each user below, and `stranger`, signed by the other authority
 #   admin               the password of user admin, who may do everything
+#   kafka-acls, admin.properties   Kafka's own tool, and what it signs in with
 #
 # Users of SCRAM and of certificates are called alike (lockstep-processor, …), with the password NAME-secret, and may do nothing
 # until a test allows it.
@@ -115,6 +116,15 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 PROPERTIES
+  cat >"$dir/admin.properties" <<PROPERTIES
+security.protocol=SASL_SSL
+sasl.mechanism=SCRAM-SHA-512
+sasl.jaas.config=$scram required username="admin" password="admin-secret";
+ssl.truststore.type=PEM
+ssl.truststore.location=$dir/ca.pem
+PROPERTIES
+  printf '#!/bin/sh\nexec java -cp "%s" org.apache.kafka.tools.AclCommand "$@"\n' "$CLASSPATH" >"$dir/kafka-acls"
+  chmod 755 "$dir/kafka-acls"
   cat >"$dir/log4j2.properties" <<PROPERTIES
 appender.out.type=Console
 appender.out.name=out

@@ -78,3 +78,28 @@ fn a_process_without_a_grant_says_which_and_goes_on_when_it_has_it() {
         house.account_becomes(number, true);
     }
 }
+
+/// What `--commands` prints is what Kafka's own tool takes.
+#[test]
+#[ignore = "needs a secured Kafka: tests/run secure"]
+fn what_is_printed_for_kafka_acls_grants_what_it_says() {
+    let _alone = alone();
+    let house = House::new(Login::Scram);
+    let topics: Vec<Line> = house.listed().into_iter().filter(|line| line.process == "topics").collect();
+    house.authorizer.allow(&topics);
+    house.done("topics", &["topics", "apply"]);
+    let publish = || house.run_with("publish", &["publish", "hr", "--direct"], &event(33_001, 1, "hired"));
+    assert_eq!(publish().code, 1, "nothing is granted yet");
+    let printed = house.done("topics", &["topics", "acls", "--of", "publish", "--commands"]);
+    assert!(printed.lines().count() >= 3, "{printed}");
+    for line in printed.lines() {
+        let line = line
+            .replacen("kafka-acls", &house.secured.file("kafka-acls"), 1)
+            .replacen("HOST:PORT", &house.secured.listener("sasl"), 1)
+            .replacen("admin.properties", &house.secured.file("admin.properties"), 1);
+        let output = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let published = publish();
+    assert_eq!(published.code, 0, "{published:?}");
+}

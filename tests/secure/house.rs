@@ -165,18 +165,7 @@ impl House {
     }
 
     pub fn run_with(&self, who: &str, args: &[&str], input: &str) -> Said {
-        let mut command = self.command(who, args);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let said = Said {
-            code: output.status.code().unwrap_or(-1),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        };
-        no_secret(&said.out);
-        no_secret(&said.err);
-        said
+        said(self.command(who, args), input)
     }
 
     /// The same, and it has to succeed.
@@ -188,11 +177,14 @@ impl House {
 
     /// Starts a process that runs until it is stopped.
     pub fn spawn(&mut self, who: &str, args: &[&str]) {
+        let command = self.command(who, &[args, &["--listen", "127.0.0.1:0"]].concat());
+        self.started(who, command);
+    }
+
+    fn started(&mut self, who: &str, mut command: Command) {
         let log = self.dir.path().join(format!("{}-{}.log", who.replace(':', "-"), self.processes.len()));
         let out = File::create(&log).unwrap();
-        let args = [args, &["--listen", "127.0.0.1:0"]].concat();
-        let child = self
-            .command(who, &args)
+        let child = command
             .env("LOCKSTEP_LOG", "info,lockstep=debug")
             .stdin(Stdio::null())
             .stdout(out.try_clone().unwrap())
@@ -282,6 +274,21 @@ impl House {
         });
         tails.collect()
     }
+}
+
+fn said(mut command: Command, input: &str) -> Said {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A command that ends early reads nothing.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let said = Said {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    };
+    no_secret(&said.out);
+    no_secret(&said.err);
+    said
 }
 
 /// HR's event of a person, as one line.

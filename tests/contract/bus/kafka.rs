@@ -18,9 +18,13 @@ use std::time::{Duration, Instant};
 const MAX_RECORD_BYTES: usize = 900_000;
 
 contract_suite!(contract, crate::bus::kafka::kafka_bed, ignore = "needs Kafka: tests/run bus");
+contract_suite!(secured, crate::bus::kafka::secured_bed, ignore = "needs a secured Kafka: tests/run secure");
 
 pub struct KafkaBed {
     bus: KafkaBus,
+    bootstrap: String,
+    /// What a client needs to get in.
+    properties: BTreeMap<String, String>,
 }
 
 fn bootstrap() -> String {
@@ -40,7 +44,31 @@ fn connect(properties: &[(&str, &str)]) -> KafkaBus {
 }
 
 pub fn kafka_bed() -> KafkaBed {
-    KafkaBed { bus: connect(&[]) }
+    KafkaBed { bus: connect(&[]), bootstrap: bootstrap(), properties: BTreeMap::new() }
+}
+
+/// The same over TLS, signed in by SCRAM, with an authorizer on: tests/parts/kafka-secure.sh.
+pub fn secured_bed() -> KafkaBed {
+    let folder = std::env::var("LOCKSTEP_TEST_KAFKA_SECURE").expect("LOCKSTEP_TEST_KAFKA_SECURE is the part's folder");
+    let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).unwrap().trim().to_owned();
+    let properties: BTreeMap<String, String> = [
+        ("security.protocol", "SASL_SSL".to_owned()),
+        ("ssl.ca.location", format!("{folder}/ca.pem")),
+        ("sasl.mechanism", "SCRAM-SHA-512".to_owned()),
+        ("sasl.username", "admin".to_owned()),
+        ("sasl.password", read("admin")),
+        ("session.timeout.ms", "6000".to_owned()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect();
+    let bus = KafkaBus::connect(KafkaSettings {
+        bootstrap: read("sasl"),
+        properties: properties.clone(),
+        client_id: "contract".into(),
+        max_record_bytes: MAX_RECORD_BYTES,
+    });
+    KafkaBed { bus: bus.unwrap(), bootstrap: read("sasl"), properties }
 }
 
 impl Bed for KafkaBed {
@@ -57,8 +85,12 @@ impl Bed for KafkaBed {
     }
 
     fn die_mid_commit(&self, member: &Membership, outputs: &[Outgoing]) -> bool {
-        let producer: BaseProducer = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap())
+        let mut config = ClientConfig::new();
+        for (name, value) in self.properties.iter().filter(|(name, _)| *name != "session.timeout.ms") {
+            config.set(name, value);
+        }
+        let producer: BaseProducer = config
+            .set("bootstrap.servers", &self.bootstrap)
             .set("transactional.id", format!("{}-{}", member.group, member.instance))
             .create()
             .unwrap();
@@ -294,4 +326,19 @@ fn wait_for(bus: &dyn Bus, layout: &Layout, so: impl Fn(&Plan) -> bool) -> Plan 
         }
         assert!(Instant::now() < until, "{plan:?}");
     }
+}
+
+#[test]
+#[ignore = "needs Kafka: tests/run bus"]
+fn the_brokers_tell_their_time_on_a_topic_that_they_stamp() {
+    let bus = connect(&[]);
+    let clock = topic_with(&bus, "clock", 1, &[("message.timestamp.type", "LogAppendTime")]);
+    let reading = bus.clock(&clock).unwrap().unwrap();
+    assert!(
+        reading.ahead_ms.abs() <= reading.uncertain_ms + 1000 && !reading.is_off(),
+        "{reading}: one host, one clock"
+    );
+    let unstamped = topic(&bus, "unstamped", 1);
+    let error = bus.clock(&unstamped).unwrap_err().to_string();
+    assert!(error.contains("not stamped by the broker") && error.contains("topics apply"), "{error}");
 }
