@@ -46,14 +46,16 @@ ROWS = [
     ("restore, peak memory, MiB", "restore", "peak_rss_mib", min),
 ]
 
-print(f"{'median':42} {'floor':>10} {'Streams':>10} {'Lockstep':>10} {'/ floor':>8} {'/ Streams':>10}")
+print(f"| {'median':40} | {'floor':>8} | {'Streams':>8} | {'Lockstep':>8} | {'/ floor':>7} | {'/ Streams':>9} |")
+print("| --- | --- | --- | --- | --- | --- |")
 for name, measure, key, better in ROWS:
     floor, streams, ours = median("floor", measure, key), best(better, measure, key), median("lockstep", measure, key)
-    print(f"{name:42} {number(floor):>10} {number(streams):>10} {number(ours):>10} {ratio(ours, floor):>8} {ratio(ours, streams):>10}")
+    print(f"| {name:40} | {number(floor):>8} | {number(streams):>8} | {number(ours):>8} | {ratio(ours, floor):>7} | {ratio(ours, streams):>9} |")
 
+print()
 for name, key in (("events/s", "events_per_s"), ("CPU-s of 1,000,000 events", "cpu_s_per_million")):
     plain, audited = median("lockstep", "throughput", key), median("lockstep-decisions", "throughput", key)
-    print(f"{'with decisions, ' + name:42} {'':>10} {'':>10} {number(audited):>10} {ratio(audited, plain):>8} of without")
+    print(f"with decisions, {name}: {number(audited)}, {ratio(audited, plain)} of what it is without")
 
 checked = [row for rows in runs.values() for row in rows if "faults" in row]
 faults = sum(row["faults"] for row in checked)
