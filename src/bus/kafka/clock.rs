@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(12);
 
 pub(super) fn read(cluster: &Cluster, topic: &str) -> Result<ClockReading, BusError> {
     let doing = || format!("kafka: asking for the brokers' time by a record on topic {topic}");
+    // A producer that asks for a topic which isn't there makes it, as brokers are set by default: with the wrong settings.
+    cluster.partition_count(topic)?;
     let prober = Prober { plain: Plain::new(cluster.tokens.as_ref()), answer: Mutex::default() };
     let producer: BaseProducer<Prober> =
         cluster.settings.prober().create_with_context(prober).map_err(|e| bus_error(doing(), &e))?;

@@ -341,4 +341,8 @@ fn the_brokers_tell_their_time_on_a_topic_that_they_stamp() {
     let unstamped = topic(&bus, "unstamped", 1);
     let error = bus.clock(&unstamped).unwrap_err().to_string();
     assert!(error.contains("not stamped by the broker") && error.contains("topics apply"), "{error}");
+    let absent = unique("absent");
+    let error = bus.clock(&absent).unwrap_err().to_string();
+    assert!(error.contains("doesn't exist"), "{error}");
+    assert_eq!(bus.partitions(&absent).unwrap(), None, "asking makes no topic");
 }
