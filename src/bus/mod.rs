@@ -3,6 +3,7 @@
 //! The contract, which `tests/contract` holds every implementation to:
 //! - A `Session` belongs to one thread. Whenever `poll` is called, everything it gave before is committed or aborted:
 //!   no work is ever open across a poll, so a rebalance inside `poll` has nothing to finish.
+//! - A partition that is paused gives nothing, loses nothing, and holds up no other.
 //! - `commit` makes outputs and offsets visible together or not at all. After `CommitError::Rewound` the session stands at
 //!   the last committed offsets and gives the same records again; after `Fenced` it is of no use any more. Where it can't be
 //!   known whether a commit took place it is `Rewound` as well, and the next polls give `Revoked` and `Assigned`: what the
@@ -17,7 +18,7 @@ pub mod topics;
 pub use crate::model::{Incoming, Outgoing};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub type TopicPartition = (String, u32);
 
@@ -35,13 +36,24 @@ pub struct Membership {
 pub struct BatchLimit {
     pub records: usize,
     pub bytes: usize,
+    /// A batch that has begun and is not full gathers more until this moment. A bus whose commits cost next to nothing may
+    /// give what it has at once.
+    pub gather_until: Option<Instant>,
+}
+
+impl BatchLimit {
+    /// What is there is given at once.
+    pub const fn new(records: usize, bytes: usize) -> Self {
+        Self { records, bytes, gather_until: None }
+    }
 }
 
 #[derive(Debug)]
 pub enum Poll {
     /// Empty when nothing came within the wait.
     Batch(Vec<Incoming>),
-    /// All partitions of this member from now on; their state has to be there before the next `poll`.
+    /// All partitions of this member from now on, none of them paused. Those whose state is not there yet are to be paused
+    /// before the next `poll`.
     Assigned(Vec<TopicPartition>),
     /// These are no longer this member's; whatever was kept for them in memory is stale.
     Revoked(Vec<TopicPartition>),
@@ -86,6 +98,11 @@ pub enum CommitError {
 pub trait Session: Send {
     fn poll(&mut self, limit: BatchLimit, wait: Duration) -> Result<Poll, BusError>;
     fn commit(&mut self, transaction: Transaction) -> Result<(), CommitError>;
+    /// `poll` gives nothing of these partitions until they are resumed; what it gave before is not taken back. Partitions that
+    /// aren't this member's are passed over: it learns with the next `poll` that they are gone.
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), BusError>;
+    /// They go on at the next offset.
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), BusError>;
     /// The next offset of each of this member's partitions, by what is committed.
     fn positions(&self) -> BTreeMap<TopicPartition, i64>;
     /// Leaves the group. All is committed by then, or comes again to whoever is next.
@@ -96,6 +113,8 @@ pub trait Session: Send {
 pub trait Reader: Send {
     /// Adds a partition, or moves it. An offset below the log's start begins at the start.
     fn seek(&mut self, topic: &str, partition: u32, offset: i64) -> Result<(), BusError>;
+    /// Reads a partition no more.
+    fn leave(&mut self, topic: &str, partition: u32) -> Result<(), BusError>;
     /// What is there, up to `limit` records; empty when nothing came within the wait.
     fn poll(&mut self, limit: usize, wait: Duration) -> Result<Vec<Incoming>, BusError>;
     /// The next offset this reader would give: past gaps and transaction markers too.
@@ -114,6 +133,8 @@ pub trait Bus: Send + Sync {
     fn join(&self, membership: &Membership) -> Result<Box<dyn Session>, BusError>;
     fn reader(&self) -> Result<Box<dyn Reader>, BusError>;
     fn ends(&self, topic: &str, partition: u32) -> Result<Ends, BusError>;
+    /// Offsets that a commit takes behind its records, in each partition that it writes to.
+    fn commit_markers(&self) -> i64;
     /// Partitions of a topic; None where it doesn't exist.
     fn partitions(&self, topic: &str) -> Result<Option<u32>, BusError>;
     /// Writes all or nothing, outside of any group: for what comes in by hand, by HTTP or from an operator.

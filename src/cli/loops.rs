@@ -1,7 +1,7 @@
-//! The loops of a running process: the processor on a thread, a worker for each target on a thread, both begun anew after
-//! an error that may pass.
+//! The loops of a running process: the processor on a thread or several, a worker for each target on a thread, all begun anew
+//! after an error that may pass.
 
-use super::{Exit, Failure, runtime};
+use super::{Exit, Failure, progress, runtime};
 use crate::bus::acls;
 use crate::bus::embedded::WallClock;
 use crate::bus::topics::{self, Layout, TopicsError};
@@ -12,7 +12,9 @@ use crate::connector::{self, Connector, Limits};
 use crate::lane::RetryPolicy;
 use crate::model::{Outcome, TargetName, TenantId};
 use crate::rules::{Bundle, TargetRules};
-use crate::runtime::{Codecs, Lag, Now, Positions, Processor, ProcessorError, ProcessorSettings, Publisher};
+use crate::runtime::{
+    Codecs, Lag, Now, Positions, Processor, ProcessorError, ProcessorSettings, Progress, Publisher, RestoreSettings,
+};
 use crate::store::Stores;
 use crate::store::disk::DiskStores;
 use crate::telemetry::{Condition, Health, Metrics};
@@ -82,6 +84,8 @@ pub struct Parts {
     pub now: Now,
     pub activity: Arc<Activity>,
     pub positions: Arc<Positions>,
+    /// How far restores are.
+    pub restoring: Arc<Progress>,
     /// Met once all loops of the process are begun.
     pub begun: Condition,
     pub cancel: CancellationToken,
@@ -155,23 +159,33 @@ impl Parts {
             now,
             activity: Arc::new(activity),
             positions: Arc::default(),
+            restoring: Arc::default(),
             begun,
             cancel,
             runtime: runtime.clone(),
         })
     }
 
-    /// The processor, until cancelled.
-    pub fn spawn_processor(&self) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
-        let parts = self.clone();
-        let ready = self.health.condition("processor: restored");
+    /// The processor's loops, each a member of the group with partitions of its own, until cancelled.
+    pub fn spawn_processors(&self, threads: usize) -> anyhow::Result<Vec<JoinHandle<anyhow::Result<()>>>> {
         let targets = self.bundle.targets().iter();
         let deadlines: Vec<_> = targets.map(|target| (target.name.as_str(), target.deprovision_deadline)).collect();
         self.metrics.begin_processor(&self.tenants(), &deadlines);
         for source in self.bundle.sources() {
             self.metrics.begin_source(source.name.as_str(), &Reason::ALL.map(Reason::as_str));
         }
-        spawn("processor", move || parts.supervise("processor", &ready, || parts.process(&ready)))
+        let publisher = Publisher::new(Arc::clone(&self.codecs.public), Arc::clone(&self.metrics));
+        let publisher = Arc::new(publisher.with_decisions(self.installation.decisions));
+        (0..threads)
+            .map(|number| {
+                let (parts, publisher) = (self.clone(), Arc::clone(&publisher));
+                let name = format!("processor {number}");
+                let ready = self.health.condition(format!("{name}: restored"));
+                spawn(&name.clone(), move || {
+                    parts.supervise(&name, &ready, || parts.process(number, threads, &publisher, &ready))
+                })
+            })
+            .collect()
     }
 
     /// A target's worker, until cancelled.
@@ -229,32 +243,49 @@ impl Parts {
         })
     }
 
+    /// Shows on a terminal how far restores are, until cancelled.
+    pub fn spawn_progress(&self) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+        let (restoring, cancel) = (Arc::clone(&self.restoring), self.cancel.clone());
+        spawn("progress", move || {
+            progress::watch(&restoring, &cancel);
+            Ok(())
+        })
+    }
+
     fn tenants(&self) -> Vec<&str> {
         self.installation.tenants.iter().map(TenantId::as_str).collect()
     }
 
-    fn process(&self, ready: &Condition) -> Result<(), LoopError> {
+    fn process(
+        &self,
+        number: usize,
+        threads: usize,
+        publisher: &Publisher,
+        ready: &Condition,
+    ) -> Result<(), LoopError> {
+        let name = format!("processor {number}");
         let topics = self.installation.topics.clone();
         let settings = ProcessorSettings {
             group: acls::group_of_processors(&topics),
-            instance: self.instance.clone(),
+            instance: format!("{}-{number}", self.instance),
             inbox_partitions: self.installation.inbox_partitions,
             record_bytes: self.largest(&topics.inbox()),
             dead_letter_bytes: self.largest(&topics.source_dead_letters()),
             through_inbox: false,
-            cache_bytes: (self.installation.memory_mib as usize / 2) << 20,
+            cache_bytes: ((self.installation.memory_mib as usize / 2) << 20) / threads,
+            restore: RestoreSettings::of_loops(threads),
             topics,
         };
-        let heartbeat = self.health.heartbeat("processor", MAX_SILENCE);
+        let heartbeat = self.health.heartbeat(name.clone(), MAX_SILENCE);
         let mut processor = Processor::start(
             settings,
             Arc::clone(&self.bus),
             Arc::clone(&self.stores),
             Arc::clone(&self.bundle),
-            Publisher::new(Arc::clone(&self.codecs.public), Arc::clone(&self.metrics))
-                .with_decisions(self.installation.decisions),
+            publisher.another(),
             Arc::clone(&self.codecs),
             Arc::clone(&self.metrics),
+            Arc::clone(&self.restoring),
             Arc::clone(&self.now),
         )?;
         let mut told = Instant::now();
@@ -266,7 +297,7 @@ impl Parts {
             }
             if told.elapsed() >= LAG_EVERY {
                 told = Instant::now();
-                self.positions.set("processor", processor.positions());
+                self.positions.set(&name, processor.positions());
             }
             if processor.is_ready() { ready.met() } else { ready.waiting("partitions") }
         }

@@ -16,6 +16,7 @@ mod loops;
 pub mod out;
 mod poll;
 mod processor;
+mod progress;
 mod publish;
 mod quarantine;
 mod reach;

@@ -49,6 +49,11 @@ impl Cache {
     pub fn new(bytes: usize) -> Self {
         Self(quick_cache::unsync::Cache::with_weighter(bytes / TYPICAL_PACK_BYTES + 1, bytes as u64, Bytes))
     }
+
+    /// What is too much is dropped.
+    pub fn resize(&mut self, bytes: usize) {
+        self.0.set_capacity(bytes as u64);
+    }
 }
 
 impl Written {

@@ -35,11 +35,13 @@ pub struct Lag {
     topic: String,
     /// As of the last look: position, end, and the lag if it is known for certain.
     seen: BTreeMap<TopicPartition, (i64, i64, Option<i64>)>,
+    /// Since when there has been something to read and no commit.
+    stands: BTreeMap<TopicPartition, Instant>,
 }
 
 impl Lag {
     pub fn new(bus: Arc<dyn Bus>, metrics: Arc<Metrics>, positions: Arc<Positions>, topic: String) -> Self {
-        Self { bus, metrics, positions, topic, seen: BTreeMap::new() }
+        Self { bus, metrics, positions, topic, seen: BTreeMap::new(), stands: BTreeMap::new() }
     }
 
     /// Sets the gauges. What lies between a position and the end may be nothing but transaction markers, which no loop ever
@@ -70,12 +72,29 @@ impl Lag {
         }
         for (topic, partition) in self.seen.keys().filter(|partition| !now.contains_key(*partition)) {
             self.metrics.partition_lag.forget([topic, &partition.to_string()]);
+            self.metrics.partition_stalled_seconds.forget([topic, &partition.to_string()]);
         }
+        self.stands.retain(|partition, _| now.contains_key(partition));
         for ((topic, partition), (next, end, known)) in &now {
-            self.metrics.partition_lag.of([topic, &partition.to_string()]).set(known.unwrap_or(end - next));
+            let labels = [topic.as_str(), &partition.to_string()];
+            self.metrics.partition_lag.of(labels).set(known.unwrap_or(end - next));
+            let stalled = self.stalled(&(topic.clone(), *partition), *next, *end, *known);
+            self.metrics.partition_stalled_seconds.of(labels).set(stalled.as_secs_f64());
         }
         self.seen = now;
         Ok(())
+    }
+
+    /// How long something has waited there with no commit. An end that moves where the position does not is that of records.
+    fn stalled(&mut self, partition: &TopicPartition, next: i64, end: i64, known: Option<i64>) -> Duration {
+        let before = self.seen.get(partition);
+        let stood = before.is_some_and(|(at, ..)| *at == next);
+        let waits = known.map_or(stood && before.is_some_and(|(_, to, _)| *to < end), |lag| lag > 0);
+        if !stood || known == Some(0) {
+            self.stands.insert(partition.clone(), Instant::now());
+        }
+        let since = self.stands.entry(partition.clone()).or_insert_with(Instant::now);
+        if waits { since.elapsed() } else { Duration::ZERO }
     }
 
     /// The lag of those partitions of which it could be said in time.
@@ -140,5 +159,39 @@ mod tests {
         let text = metrics.render();
         assert!(text.contains(r#"lockstep_partition_lag{partition="0",topic="t"} 0"#), "{text}");
         assert!(!text.contains(r#"partition="1""#), "{text}");
+    }
+
+    #[test]
+    fn a_partition_stalls_while_records_wait_and_nothing_is_committed() {
+        let bus = Arc::new(EmbeddedBus::memory(Arc::new(VirtualClock::at(Timestamp(1_700_000_000_000)))));
+        bus.create(&[TopicSpec { name: "t".into(), partitions: 1, replicas: None, settings: BTreeMap::new() }])
+            .unwrap();
+        let record = || Outgoing {
+            topic: "t".into(),
+            partition: Some(0),
+            key: None,
+            value: Some(b"x".to_vec()),
+            headers: Vec::new(),
+        };
+        let (metrics, positions) = (Arc::new(Metrics::new()), Arc::new(Positions::default()));
+        let mut lag = Lag::new(bus.clone(), Arc::clone(&metrics), Arc::clone(&positions), "t".into());
+        let at = |offset| positions.set("loop", BTreeMap::from([(("t".to_owned(), 0), offset)]));
+        let mut look = || {
+            std::thread::sleep(Duration::from_millis(2));
+            lag.look().unwrap();
+            metrics.partition_stalled_seconds.of(["t", "0"]).get()
+        };
+        at(0);
+        assert_eq!([look(), look(), look()], [0.0; 3], "nothing is there to be read");
+        bus.append(vec![record()]).unwrap();
+        let first = look();
+        assert!(first > 0.0, "the end has moved, so a record waits");
+        assert!(look() > first, "and goes on waiting while no end moves any more");
+        at(1);
+        assert_eq!([look(), look()], [0.0; 2], "it is committed");
+        bus.append(vec![record(), record()]).unwrap();
+        at(2);
+        assert_eq!(look(), 0.0, "one of two is committed: it moves");
+        assert!(look() > 0.0 && look() > 0.0, "the other waits");
     }
 }

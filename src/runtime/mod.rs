@@ -1,8 +1,9 @@
 //! The processor: takes records off the bus, lets the entities step, and commits what came of it.
 //!
-//! `Processor::turn` is the whole loop body: poll a batch, step, commit one transaction, write the local stores. It owns no
-//! thread and asks no clock but the one it was given, so the simulator drives the very same code. What a step decided is
-//! carried out here and nowhere else; nothing here knows what an identity is.
+//! `Processor::turn` is the whole loop body: poll a batch, step, commit one transaction, write the local stores. It asks
+//! no clock but the one it was given, and has no thread but those that replay changelogs (in a simulation none), so the
+//! simulator drives the very same code. What a step decided is carried out here and nowhere else; nothing here knows what
+//! an identity is.
 
 mod batch;
 mod bundles;
@@ -11,10 +12,12 @@ mod fit;
 mod intake;
 mod lag;
 mod outputs;
+mod pace;
 mod partition;
 mod processor;
 mod quarantine;
 mod restore;
+mod restorer;
 
 pub use bundles::BundleStore;
 pub use intake::Codecs;
@@ -22,7 +25,8 @@ pub use lag::{Lag, Positions};
 pub use outputs::Publisher;
 pub use processor::{Processor, ProcessorError, ProcessorSettings, Turn};
 pub use quarantine::{Quarantined, Why, quarantine_id};
-pub use restore::{RestoreError, STALE_AFTER, restore};
+pub use restore::{RestoreError, Restored, STALE_AFTER, restore};
+pub use restorer::{Progress, RestoreSettings};
 
 use crate::bus::embedded::Clock;
 use std::sync::Arc;

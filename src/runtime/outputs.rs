@@ -1,6 +1,6 @@
 //! What steps emit becomes records of the public topics, and figures.
 
-use super::figures::Figures;
+use super::figures::{Aside, Figures};
 use super::partition::{Emitted, Partition};
 use super::processor::ProcessorSettings;
 use super::quarantine::{Undeliverable, Why};
@@ -54,6 +54,17 @@ impl Publisher {
     #[must_use]
     pub fn with_decisions(self, decisions: bool) -> Self {
         Self { decisions, ..self }
+    }
+
+    /// For another loop of this process.
+    pub fn another(&self) -> Self {
+        Self {
+            codec: Arc::clone(&self.codec),
+            metrics: Arc::clone(&self.metrics),
+            figures: self.figures.another(),
+            decisions: self.decisions,
+            uncounted: Vec::new(),
+        }
     }
 
     /// A message for an entity, as an inbox record.
@@ -144,6 +155,17 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    /// A partition was given back, and may come again as it went.
+    pub fn set_aside(&mut self, partition: u32) -> Aside {
+        self.uncounted.clear();
+        self.figures.set_aside(partition)
+    }
+
+    /// It came again.
+    pub fn take_back(&mut self, partition: u32, aside: Aside) {
+        self.figures.take_back(partition, aside);
     }
 
     /// The partitions went to another process.

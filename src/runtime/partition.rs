@@ -166,6 +166,11 @@ impl Partition {
         Ok(())
     }
 
+    /// Its share of the memory has changed.
+    pub fn resize_cache(&mut self, bytes: usize) {
+        self.cache.resize(bytes);
+    }
+
     /// The partition's time: the wall clock, unless it has gone back.
     pub fn tick(&mut self, wall: Timestamp) -> Timestamp {
         if wall > self.clock {

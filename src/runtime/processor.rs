@@ -2,11 +2,14 @@
 
 use super::Now;
 use super::bundles::{BundleError, BundleStore};
+use super::figures::Aside;
 use super::fit;
 use super::intake::{Codecs, Intake, Taken, Unavailable};
 use super::outputs::{OutputError, Publisher};
+use super::pace::Pace;
 use super::partition::{Emitted, Partition};
-use super::restore::{RestoreError, restore};
+use super::restore::{Found, RestoreError, Restored, look};
+use super::restorer::{Progress, RestoreSettings, Restorer};
 use crate::bus::{
     BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Poll, Session, TopicPartition, Transaction,
 };
@@ -20,10 +23,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Records of one batch: large enough for throughput, small enough that a step stays within milliseconds.
-const BATCH: BatchLimit = BatchLimit { records: 2_000, bytes: 4 << 20 };
+const BATCH: BatchLimit = BatchLimit::new(2_000, 4 << 20);
 /// Timers fired for one partition in one turn, and identities swept: a bounded share, behind live traffic.
 const TIMERS_A_TURN: usize = 200;
 const SWEPT_A_TURN: usize = 50;
+/// Longest wait for records while partitions are restored: how soon one that has come to its end is served.
+const RESTORING_WAIT: Duration = Duration::from_millis(20);
 /// How often the stores are told that they are current, for the stale-disk rule.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
@@ -55,8 +60,9 @@ pub struct ProcessorSettings {
     pub dead_letter_bytes: usize,
     /// No message is delivered within the transaction that it was sent in: for tests, which compare with one where it is.
     pub through_inbox: bool,
-    /// What a process keeps of its state in memory, for all of its partitions.
+    /// What this loop keeps of its state in memory, for all of its partitions.
     pub cache_bytes: usize,
+    pub restore: RestoreSettings,
 }
 
 /// What a turn did.
@@ -67,6 +73,39 @@ pub struct Turn {
     pub committed: bool,
     /// There is more to do at once: due timers, a sweep.
     pub more: bool,
+}
+
+/// Where a changelog stands, as long as nobody else writes to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    /// Behind the last record of ours.
+    next: i64,
+    /// Offsets that the end of our last transaction takes there, now or in a moment.
+    marker: i64,
+}
+
+impl Place {
+    fn at(end: i64) -> Self {
+        Self { next: end, marker: 0 }
+    }
+
+    /// A transaction with so many records was committed: that of the one before had ended by then.
+    fn wrote(&mut self, records: i64, marker: i64) {
+        self.next += self.marker + records;
+        self.marker = marker;
+    }
+
+    /// Whether nobody has written since. Another owner's first record can't be there before our marker is: it would have
+    /// replayed up to the end of our transaction first.
+    fn is_end(self, end: i64) -> bool {
+        (self.next..=self.next + self.marker).contains(&end)
+    }
+}
+
+struct Parked {
+    partition: Partition,
+    place: Place,
+    figures: Aside,
 }
 
 pub struct Processor {
@@ -80,14 +119,22 @@ pub struct Processor {
     intake: Intake,
     publisher: Publisher,
     session: Box<dyn Session>,
+    restorer: Restorer,
+    /// The group has said which partitions are this processor's; it may be none.
+    is_member: bool,
+    /// What each partition may keep in memory.
+    cache_share: usize,
     partitions: BTreeMap<u32, Partition>,
-    /// Lower bounds of the changelogs' ends: what was there when restored, and one for each record since.
-    positions: BTreeMap<u32, i64>,
+    /// Of each of them, where its changelog stands.
+    places: BTreeMap<u32, Place>,
+    /// Given back in a rebalance, and kept as they were until the next assignment: most come again.
+    parked: BTreeMap<u32, Parked>,
+    pace: Pace,
     touched: Instant,
 }
 
 impl Processor {
-    /// Makes the bundle current and joins the group.
+    /// Joins the group and makes the bundle current.
     #[expect(clippy::too_many_arguments, reason = "the parts that a process is put together from")]
     pub fn start(
         settings: ProcessorSettings,
@@ -97,18 +144,26 @@ impl Processor {
         publisher: Publisher,
         codecs: Arc<Codecs>,
         metrics: Arc<Metrics>,
+        progress: Arc<Progress>,
         now: Now,
     ) -> Result<Self, ProcessorError> {
+        let intake = Intake::new(&settings, Arc::clone(&bundle), codecs);
+        let membership =
+            Membership { group: settings.group.clone(), instance: settings.instance.clone(), topics: intake.topics() };
+        // The group takes its time to settle, and the bundle is made current meanwhile: nothing is read before the first turn.
+        let session = bus.join(&membership)?;
         let bundles = BundleStore::new(Arc::clone(&bus), settings.topics.clone(), Arc::clone(&bundle));
         if bundles.announce(&bundle, settings.inbox_partitions)? {
             tracing::info!(bundle = %bundle.hash(), "rule bundle made current");
         }
-        let intake = Intake::new(&settings, Arc::clone(&bundle), codecs);
-        let membership =
-            Membership { group: settings.group.clone(), instance: settings.instance.clone(), topics: intake.topics() };
-        let session = bus.join(&membership)?;
+        let changelog = settings.topics.state();
+        let restorer =
+            Restorer::new(Arc::clone(&bus), changelog, settings.restore, Arc::clone(&metrics), Arc::clone(&progress));
         Ok(Self {
             settings,
+            restorer,
+            is_member: false,
+            cache_share: 0,
             bus,
             stores,
             now,
@@ -119,26 +174,31 @@ impl Processor {
             publisher,
             session,
             partitions: BTreeMap::new(),
-            positions: BTreeMap::new(),
+            places: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            pace: Pace::new(Instant::now()),
             touched: Instant::now(),
         })
     }
 
-    /// True once it has partitions, all of them restored.
+    /// True once it has its partitions, all of them restored. With more loops than partitions some have none.
     pub fn is_ready(&self) -> bool {
-        !self.partitions.is_empty()
+        self.is_member && self.restorer.is_idle()
     }
 
     /// One batch: poll, step, commit, and let the stores follow.
     pub fn turn(&mut self, wait: Duration) -> Result<Turn, ProcessorError> {
+        self.take_restored()?;
         let wait = self.until_next_timer(wait)?;
-        let records = match self.session.poll(BATCH, wait)? {
+        let now = Instant::now();
+        let limit = BatchLimit { gather_until: Some(now + self.pace.hold(now)), ..BATCH };
+        let records = match self.session.poll(limit, wait)? {
             Poll::Assigned(partitions) => {
                 self.assigned(&partitions)?;
                 return Ok(Turn { more: true, ..Turn::default() });
             }
             Poll::Revoked(_) => {
-                self.revoked();
+                self.revoked()?;
                 return Ok(Turn { more: true, ..Turn::default() });
             }
             Poll::Batch(records) => records,
@@ -150,8 +210,13 @@ impl Processor {
         for partition in self.partitions.values_mut() {
             partition.tick(wall);
         }
+        // Records of one partition come in runs: the last one's offset is what counts.
+        for run in records.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic) {
+            if let Some(last) = run.last() {
+                transaction.offsets.insert((last.topic.clone(), last.partition), last.offset + 1);
+            }
+        }
         for record in records {
-            transaction.offsets.insert((record.topic.clone(), record.partition), record.offset + 1);
             self.take(record, &mut transaction, &mut emitted)?;
         }
         if count > 0 {
@@ -160,7 +225,7 @@ impl Processor {
         self.publisher.show(wall);
         let behind = self.partitions.values().filter(|partition| partition.is_behind_its_rules()).count();
         self.metrics.partitions_behind_rules.set(i64::try_from(behind).unwrap_or(i64::MAX));
-        let mut more = false;
+        let mut more = !self.restorer.is_idle();
         for partition in self.partitions.values_mut() {
             more |= partition.fire_timers(TIMERS_A_TURN, &mut emitted)?;
             partition.sweep(SWEPT_A_TURN, &mut emitted)?;
@@ -202,12 +267,14 @@ impl Processor {
         match self.session.commit(transaction) {
             Ok(()) => {
                 self.metrics.commits_total.inc();
-                self.metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
+                let took = began.elapsed();
+                self.pace.committed(took, began + took);
+                self.metrics.commit_seconds.observe(took.as_secs_f64());
                 for (id, records) in written {
-                    let position = self.positions.entry(*id).or_default();
-                    *position += records;
+                    let place = self.places.get_mut(id).expect("only own partitions are written");
+                    place.wrote(*records, self.bus.commit_markers());
                     let partition = self.partitions.get_mut(id).expect("only own partitions are written");
-                    let writes = partition.settle(*position)?;
+                    let writes = partition.settle(place.next)?;
                     self.publisher.written(*id, &writes);
                 }
                 self.publisher.committed();
@@ -217,9 +284,11 @@ impl Processor {
                 self.metrics.rewinds_total.inc();
                 tracing::warn!(reason, "transaction aborted; its records come again");
                 // Whether it took place is for the changelog to say, not for what is in memory.
-                let own: Vec<u32> = self.partitions.keys().copied().collect();
+                let own: Vec<u32> = self.partitions.keys().copied().chain(self.restorer.open()).collect();
+                self.restorer.stop();
                 self.partitions.clear();
-                self.restore(&own)
+                self.places.clear();
+                self.take_up(&own)
             }
             Err(CommitError::Bus(error)) => Err(error.into()),
         }
@@ -248,9 +317,13 @@ impl Processor {
             return Ok(());
         }
         let Some(partition) = self.partitions.get_mut(&record.partition) else {
+            let reason = match self.restorer.is_open(record.partition) {
+                true => "a record came although it is held back until it is restored",
+                false => "a record came for a partition that was never assigned",
+            };
             return Err(BusError::Failed {
                 doing: format!("taking inbox partition {}", record.partition),
-                reason: "a record came for a partition that was never assigned".to_owned(),
+                reason: reason.to_owned(),
             }
             .into());
         };
@@ -270,52 +343,101 @@ impl Processor {
     }
 
     fn assigned(&mut self, partitions: &[(String, u32)]) -> Result<(), ProcessorError> {
-        self.partitions.clear();
-        self.publisher.forget();
         let inbox = self.settings.topics.inbox();
         let own: Vec<u32> = partitions.iter().filter(|(topic, _)| *topic == inbox).map(|(_, id)| *id).collect();
-        self.restore(&own)?;
-        tracing::info!(partitions = self.partitions.len(), "assigned and restored");
+        self.restorer.stop();
+        self.partitions.clear();
+        self.places.clear();
+        self.publisher.forget();
+        self.is_member = true;
+        self.take_up(&own)
+    }
+
+    /// What is in memory is kept until it is known who has the partitions next. Nothing is stepped meanwhile.
+    fn revoked(&mut self) -> Result<(), ProcessorError> {
+        self.metrics.partitions_revoked_total.inc_by((self.partitions.len() + self.restorer.open().count()) as u64);
+        self.restorer.stop();
+        self.is_member = false;
+        for (id, partition) in std::mem::take(&mut self.partitions) {
+            let figures = self.publisher.set_aside(id);
+            let place = self.places.remove(&id).expect("a partition has a place");
+            self.parked.insert(id, Parked { partition, place, figures });
+        }
+        self.publisher.forget();
         Ok(())
     }
 
-    fn revoked(&mut self) {
-        self.partitions.clear();
-        self.positions.clear();
-        self.publisher.forget();
+    /// Makes these partitions this processor's. Where nobody has written to the changelog since, what is in memory or in the
+    /// store goes on at once; the others are held back until they are restored.
+    fn take_up(&mut self, own: &[u32]) -> Result<(), ProcessorError> {
+        let (changelog, now) = (self.settings.topics.state(), self.now.now());
+        let mut parked = std::mem::take(&mut self.parked);
+        let (mut kept, mut current, mut behind) = (0, Vec::new(), Vec::new());
+        self.cache_share = self.settings.cache_bytes / own.len().max(1);
+        for id in own {
+            if let Some(Parked { mut partition, place, figures }) = parked.remove(id)
+                && partition.store.is_owner()
+                && place.is_end(self.bus.ends(&changelog, *id)?.end)
+            {
+                kept += 1;
+                partition.resize_cache(self.cache_share);
+                self.publisher.take_back(*id, figures);
+                self.partitions.insert(*id, partition);
+                self.places.insert(*id, place);
+                continue;
+            }
+            let store = self.stores.open("state", *id)?;
+            match look(self.bus.as_ref(), &changelog, *id, store, now)? {
+                Found::Current(restored) => current.push(restored),
+                Found::Behind(one) => behind.push(one),
+            }
+        }
+        drop(parked);
+        let held: Vec<TopicPartition> =
+            behind.iter().map(|one| (self.settings.topics.inbox(), one.partition)).collect();
+        self.session.pause(&held)?;
+        tracing::info!(kept, current = current.len(), behind = behind.len(), "partitions taken up");
+        self.metrics.partitions_taken_total.of(["kept"]).inc_by(kept);
+        self.metrics.partitions_taken_total.of(["current"]).inc_by(current.len() as u64);
+        self.metrics.partitions_taken_total.of(["replayed"]).inc_by(behind.len() as u64);
+        for restored in current {
+            self.open(restored)?;
+        }
+        Ok(self.restorer.begin(behind, now)?)
     }
 
-    fn restore(&mut self, ids: &[u32]) -> Result<(), ProcessorError> {
-        let mut stores = BTreeMap::new();
-        for id in ids {
-            stores.insert(*id, self.stores.open("state", *id)?);
+    /// Serves those that were restored meanwhile.
+    fn take_restored(&mut self) -> Result<(), ProcessorError> {
+        for restored in self.restorer.restored()? {
+            let id = restored.partition;
+            self.open(restored)?;
+            self.session.resume(&[(self.settings.topics.inbox(), id)])?;
         }
-        let (metrics, changelog) = (&self.metrics, self.settings.topics.state());
-        let ends = restore(self.bus.as_ref(), &changelog, &mut stores, self.now.now(), |id, remaining| {
-            metrics.restore_remaining_records.of([&id.to_string()]).set(remaining);
-        })?;
-        for (id, store) in stores {
-            let bundles = &mut self.bundles;
-            let mut partition = Partition::open(
-                PartitionId(id),
-                self.settings.inbox_partitions,
-                self.settings.record_bytes,
-                self.settings.cache_bytes / ids.len().max(1),
-                store,
-                &self.bundle,
-                |hash| bundles.usable(hash).map_err(ProcessorError::from),
-            )?;
-            partition.through_inbox = self.settings.through_inbox;
-            self.publisher.restored(&partition)?;
-            self.partitions.insert(id, partition);
-            self.positions.insert(id, ends[&id]);
-        }
+        Ok(())
+    }
+
+    fn open(&mut self, restored: Restored) -> Result<(), ProcessorError> {
+        let Restored { partition: id, store, end, .. } = restored;
+        let bundles = &mut self.bundles;
+        let mut partition = Partition::open(
+            PartitionId(id),
+            self.settings.inbox_partitions,
+            self.settings.record_bytes,
+            self.cache_share,
+            store,
+            &self.bundle,
+            |hash| bundles.usable(hash).map_err(ProcessorError::from),
+        )?;
+        partition.through_inbox = self.settings.through_inbox;
+        self.publisher.restored(&partition)?;
+        self.partitions.insert(id, partition);
+        self.places.insert(id, Place::at(end));
         Ok(())
     }
 
     fn until_next_timer(&self, wait: Duration) -> Result<Duration, ProcessorError> {
         let now = self.now.now();
-        let mut wait = wait;
+        let mut wait = if self.restorer.is_idle() { wait } else { wait.min(RESTORING_WAIT) };
         for partition in self.partitions.values() {
             if partition.is_sweeping() {
                 return Ok(Duration::ZERO);
@@ -336,5 +458,27 @@ impl Processor {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changelog_ends_where_we_left_it_until_anybody_else_writes() {
+        let marker = 1;
+        let mut place = Place::at(10);
+        assert_eq!([9, 10, 11].map(|end| place.is_end(end)), [false, true, false]);
+        // Three records and their marker, which may not be there yet.
+        place.wrote(3, marker);
+        assert_eq!([12, 13, 14, 15].map(|end| place.is_end(end)), [false, true, true, false]);
+        // The next transaction begins behind that marker.
+        place.wrote(2, marker);
+        assert_eq!([15, 16, 17, 18].map(|end| place.is_end(end)), [false, true, true, false]);
+        // On a bus without markers another's single record shows.
+        let mut place = Place::at(0);
+        place.wrote(1, 0);
+        assert_eq!([0, 1, 2].map(|end| place.is_end(end)), [false, true, false]);
     }
 }

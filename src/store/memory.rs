@@ -85,20 +85,14 @@ impl Store for MemoryStore {
         Ok(locked(&self.0).timers.first().map(|timer| timer.due))
     }
 
+    fn load(&mut self, writes: Vec<Write>) -> Result<(), StoreError> {
+        locked(&self.0).write(&writes);
+        Ok(())
+    }
+
     fn apply(&mut self, writes: &[Write], position: i64) -> Result<(), StoreError> {
         let mut held = locked(&self.0);
-        for write in writes {
-            let old = match &write.value {
-                Some(value) => held.rows.insert(write.key.clone(), Row { value: value.clone(), timer: write.timer }),
-                None => held.rows.remove(&write.key),
-            };
-            if let Some(due) = old.and_then(|row| row.timer) {
-                held.timers.remove(&DueTimer { due, key: write.key.clone() });
-            }
-            if let (Some(_), Some(due)) = (&write.value, write.timer) {
-                held.timers.insert(DueTimer { due, key: write.key.clone() });
-            }
-        }
+        held.write(writes);
         held.position = Some(position);
         Ok(())
     }
@@ -119,6 +113,23 @@ impl Store for MemoryStore {
     fn clear(&mut self) -> Result<(), StoreError> {
         *locked(&self.0) = Held::default();
         Ok(())
+    }
+}
+
+impl Held {
+    fn write(&mut self, writes: &[Write]) {
+        for write in writes {
+            let old = match &write.value {
+                Some(value) => self.rows.insert(write.key.clone(), Row { value: value.clone(), timer: write.timer }),
+                None => self.rows.remove(&write.key),
+            };
+            if let Some(due) = old.and_then(|row| row.timer) {
+                self.timers.remove(&DueTimer { due, key: write.key.clone() });
+            }
+            if let (Some(_), Some(due)) = (&write.value, write.timer) {
+                self.timers.insert(DueTimer { due, key: write.key.clone() });
+            }
+        }
     }
 }
 

@@ -55,6 +55,9 @@ pub trait Store: Send {
     fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
     /// All or nothing: rows, timers, and the changelog offset from which a replay would have to start.
     fn apply(&mut self, writes: &[Write], position: i64) -> Result<(), StoreError>;
+    /// Many rows at once, as they are read from a changelog: several writes of one key may be among them, and the last counts.
+    /// Not all or nothing, so a position that covers them is applied afterwards; rows without a timer must never have had one.
+    fn load(&mut self, writes: Vec<Write>) -> Result<(), StoreError>;
     /// None: empty, to be rebuilt from the changelog's start.
     fn position(&self) -> Result<Option<i64>, StoreError>;
     /// When `apply` last ran, by the wall clock it was told: a store that is too old may have missed tombstones.
@@ -63,6 +66,11 @@ pub trait Store: Send {
     fn touch(&mut self, now: Timestamp) -> Result<(), StoreError>;
     /// Forgets everything.
     fn clear(&mut self) -> Result<(), StoreError>;
+    /// Whether it may still be written: of the loops that share stores the one that opened a partition's last has it. A loop that
+    /// hung while its partition went to another would else undo what that one has written.
+    fn is_owner(&self) -> bool {
+        true
+    }
 }
 
 /// Opens the store of a partition: `name` is `state` or `lanes.<target>`.

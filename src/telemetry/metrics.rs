@@ -111,6 +111,8 @@ pub struct Metrics {
     pub breaker_open: Gauges<1>,
     /// `[topic, partition]`: records behind what is committed, of the partitions that this process reads.
     pub partition_lag: Gauges<2>,
+    /// `[topic, partition]`: seconds that records have waited there with no commit.
+    pub partition_stalled_seconds: FloatGauges<2>,
     /// Transactions committed.
     pub commits_total: IntCounter,
     /// Seconds of a commit, flush included.
@@ -137,6 +139,14 @@ pub struct Metrics {
     pub clock_offset_seconds: Gauge,
     /// `[partition]`: changelog records still to be replayed before the partition is served.
     pub restore_remaining_records: Gauges<1>,
+    /// Changelog records replayed.
+    pub restored_records_total: IntCounter,
+    /// `[partition]`: seconds that its last restore took.
+    pub restore_seconds: FloatGauges<1>,
+    /// `[how]`: partitions taken up, by what it took: kept (what was in memory is still right), current (the store was), replayed.
+    pub partitions_taken_total: Counters<1>,
+    /// Partitions given back because the group decided so.
+    pub partitions_revoked_total: IntCounter,
 }
 
 impl Default for Metrics {
@@ -220,6 +230,12 @@ impl Metrics {
                 ["target"],
             ),
             partition_lag: gauges(&r, "lockstep_partition_lag", "records not yet read", ["topic", "partition"]),
+            partition_stalled_seconds: float_gauges(
+                &r,
+                "lockstep_partition_stalled_seconds",
+                "seconds that records have waited with no commit",
+                ["topic", "partition"],
+            ),
             commits_total: registered(&r, IntCounter::new("lockstep_commits_total", "transactions committed")),
             commit_seconds: histogram(
                 &r,
@@ -268,6 +284,26 @@ impl Metrics {
                 "lockstep_restore_remaining_records",
                 "changelog records still to be replayed before the partition is served",
                 ["partition"],
+            ),
+            restored_records_total: registered(
+                &r,
+                IntCounter::new("lockstep_restored_records_total", "changelog records replayed"),
+            ),
+            restore_seconds: float_gauges(
+                &r,
+                "lockstep_restore_seconds",
+                "seconds that the last restore of the partition took",
+                ["partition"],
+            ),
+            partitions_taken_total: counters(
+                &r,
+                "lockstep_partitions_taken_total",
+                "partitions taken up, by what it took",
+                ["how"],
+            ),
+            partitions_revoked_total: registered(
+                &r,
+                IntCounter::new("lockstep_partitions_revoked_total", "partitions given back as the group decided"),
             ),
             registry: r.registry,
             described: r.described.into_inner(),

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Commands read ahead of the calls in one turn: they cost a row each, and coalesce.
-const BATCH: BatchLimit = BatchLimit { records: 1_000, bytes: 4 << 20 };
+const BATCH: BatchLimit = BatchLimit::new(1_000, 4 << 20);
 /// Rows looked through at once when a partition is taken up.
 const SCAN: usize = 1_000;
 
@@ -475,9 +475,8 @@ impl LaneLoop {
             stores.insert(*id, self.stores.open(&format!("lanes.{target}"), *id)?);
         }
         let changelog = self.settings.topics.lanes(target);
-        let ends = restore(self.bus.as_ref(), &changelog, &mut stores, self.now.now(), |_, _| {})?;
-        for (id, store) in stores {
-            self.open_partition(id, store, ends[&id])?;
+        for restored in restore(self.bus.as_ref(), &changelog, stores, self.now.now())? {
+            self.open_partition(restored.partition, restored.store, restored.end)?;
         }
         Ok(())
     }

@@ -3,12 +3,16 @@
 //! A test gets a `Bed`: a bus, and what this bus is able to do. It makes its own topics, so tests may run side by side on
 //! one broker. An implementation joins by `contract_suite!(module, open, ignore = "why")`, where `open()` gives its `Bed`.
 
+mod broker;
 mod copying;
 mod embedded;
 mod kafka;
+mod processors;
 
 pub use copying::*;
-use lockstep::bus::{BatchLimit, Bus, BusError, CommitError, Membership, Outgoing, Poll, TopicSpec, Transaction};
+use lockstep::bus::{
+    BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, TopicSpec, Transaction,
+};
 use lockstep::model::RoutingKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a test watches that nothing happens.
 const QUIET: Duration = Duration::from_millis(1500);
-pub const LIMIT: BatchLimit = BatchLimit { records: 1000, bytes: 1 << 20 };
+pub const LIMIT: BatchLimit = BatchLimit::new(1000, 1 << 20);
 
 /// A bus under test.
 pub trait Bed {
@@ -45,6 +49,7 @@ macro_rules! contract_suite {
             a_commit_without_a_partition_is_refused,
             a_session_gives_offsets_in_order_and_within_the_limit,
             a_poll_waits_no_longer_than_it_is_told,
+            a_paused_partition_gives_nothing_loses_nothing_and_holds_up_no_other,
             a_commit_of_many_outputs_arrives_whole,
             a_reader_sees_only_what_is_committed_and_reaches_the_end,
             a_reader_reaches_ends_that_move_again_and_again,
@@ -264,7 +269,7 @@ pub fn a_session_gives_offsets_in_order_and_within_the_limit(bed: &dyn Bed) {
     let (mut count, until) = (0, Instant::now() + PATIENCE);
     while count < 500 {
         assert!(Instant::now() < until, "only {count} of 500 records came");
-        let limit = BatchLimit { records: 7, bytes: 1 << 20 };
+        let limit = BatchLimit::new(7, 1 << 20);
         if let Poll::Batch(batch) = session.poll(limit, Duration::from_millis(200)).unwrap() {
             assert!(batch.len() <= 7, "{} records in a batch of at most 7", batch.len());
             for r in &batch {
@@ -286,9 +291,7 @@ pub fn a_session_gives_offsets_in_order_and_within_the_limit(bed: &dyn Bed) {
     let (mut count, until) = (0, Instant::now() + PATIENCE);
     while count < 4 {
         assert!(Instant::now() < until, "only {count} of 4 records came");
-        if let Poll::Batch(batch) =
-            session.poll(BatchLimit { records: 100, bytes: 10 }, Duration::from_millis(200)).unwrap()
-        {
+        if let Poll::Batch(batch) = session.poll(BatchLimit::new(100, 10), Duration::from_millis(200)).unwrap() {
             assert!(batch.len() <= 1, "{} records of 1,000 bytes in a batch of 10 bytes", batch.len());
             count += batch.len();
         }
@@ -318,6 +321,65 @@ pub fn a_poll_waits_no_longer_than_it_is_told(bed: &dyn Bed) {
     let started = Instant::now();
     assert_eq!(next_batch(session.as_mut()).len(), 1);
     assert!(started.elapsed() < Duration::from_secs(3));
+}
+
+pub fn a_paused_partition_gives_nothing_loses_nothing_and_holds_up_no_other(bed: &dyn Bed) {
+    let bus = bed.bus();
+    let (input, output) = (topic(bus, "in", 2), topic(bus, "out", 1));
+    let (held, other) = ((input.clone(), 0), (input.clone(), 1));
+    let both = |values: &[&str]| {
+        let to = |partition| Outgoing { partition: Some(partition), ..record(&input, "k", "") };
+        let records = (0..2).flat_map(|partition| {
+            values.iter().map(move |v| (partition, v)).map(|(p, v)| Outgoing { value: Some((*v).into()), ..to(p) })
+        });
+        append(bus, records.collect());
+    };
+    both(&["0", "1"]);
+    let member = member("pauses", &[&held.0]);
+    let mut session = bus.join(&member).unwrap();
+    assert_eq!(wait_assigned(session.as_mut()).len(), 2);
+    // At once, as one does whose state is not there yet; and a partition that isn't this member's is passed over.
+    session.pause(&[held.clone(), ("elsewhere".to_owned(), 7)]).unwrap();
+    let take = |session: &mut dyn Session, count: usize| {
+        let mut taken = Vec::new();
+        while taken.len() < count {
+            let batch = next_batch(session);
+            session.commit(Transaction { outputs: vec![], offsets: offsets_after(&batch) }).unwrap();
+            taken.extend(batch);
+        }
+        taken
+    };
+    let of = |records: &[Incoming], partition: u32| {
+        values(&records.iter().filter(|r| r.partition == partition).cloned().collect::<Vec<_>>())
+    };
+    let taken = take(session.as_mut(), 2);
+    assert_eq!((of(&taken, 0), of(&taken, 1)), (vec![], vec!["0".to_owned(), "1".to_owned()]));
+    expect_quiet_on(session.as_mut(), "a paused partition gave a record");
+    session.resume(std::slice::from_ref(&held)).unwrap();
+    assert_eq!(of(&take(session.as_mut(), 2), 0), ["0", "1"], "what waited comes, from where it stood");
+
+    // Paused in the middle of what was fetched ahead, and again after a batch that was not committed.
+    both(&["2", "3", "4"]);
+    let first = match session.poll(BatchLimit::new(1, 1 << 20), PATIENCE).unwrap() {
+        Poll::Batch(batch) => batch,
+        other => panic!("expected a batch, got {other:?}"),
+    };
+    session.commit(Transaction { outputs: vec![], offsets: offsets_after(&first) }).unwrap();
+    session.pause(&[held.clone(), other.clone()]).unwrap();
+    expect_quiet_on(session.as_mut(), "paused partitions gave a record");
+    session.resume(&[other, held.clone()]).unwrap();
+    let mut taken = first;
+    taken.extend(take(session.as_mut(), 5));
+    for partition in 0..2 {
+        assert_eq!(of(&taken, partition), ["2", "3", "4"], "of partition {partition}, each once");
+    }
+    // A pause ends with the assignment: whoever takes up the partition next is not held back by it.
+    session.pause(std::slice::from_ref(&held)).unwrap();
+    both(&["5"]);
+    drop(session);
+    let mut rest = process(bus, &member, &output, 2);
+    rest.sort();
+    assert_eq!(rest, ["5", "5"]);
 }
 
 pub fn a_commit_of_many_outputs_arrives_whole(bed: &dyn Bed) {
@@ -399,6 +461,19 @@ pub fn a_reader_moves_where_it_is_told(bed: &dyn Bed) {
     let started = Instant::now();
     assert!(reader.poll(10, Duration::from_millis(100)).unwrap().is_empty());
     assert!(started.elapsed() < Duration::from_secs(2));
+    // What it has left it gives no more, until it is told to read it again.
+    reader.leave(&output, 0).unwrap();
+    reader.leave(&output, 7).unwrap();
+    append_numbers(bus, &output, 10..11);
+    assert!(reader.poll(10, Duration::from_millis(500)).unwrap().is_empty());
+    assert!(reader.position(&output, 0).is_err());
+    reader.seek(&output, 0, end).unwrap();
+    let until = Instant::now() + PATIENCE;
+    let mut seen = Vec::new();
+    while seen.is_empty() && Instant::now() < until {
+        seen = reader.poll(10, Duration::from_millis(200)).unwrap();
+    }
+    assert_eq!(values(&seen), ["10"]);
 }
 
 pub fn a_reader_of_many_partitions_keeps_them_apart(bed: &dyn Bed) {

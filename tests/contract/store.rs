@@ -47,6 +47,7 @@ macro_rules! store_suite {
             the_last_write_of_a_key_counts,
             a_timer_before_all_others_is_found_whenever_it_is_set,
             the_position_goes_with_the_rows,
+            what_is_loaded_counts_as_if_it_were_applied_in_order,
             a_cleared_store_is_as_new_and_leaves_the_others_alone,
             what_was_applied_is_there_when_it_is_opened_again,
         );
@@ -251,6 +252,35 @@ fn what_was_applied_is_there_when_it_is_opened_again(stores: &dyn Stores) {
     assert_eq!((store.position().unwrap(), store.written_at().unwrap()), (Some(8), Some(Timestamp(77))));
 }
 
+pub fn what_is_loaded_counts_as_if_it_were_applied_in_order(stores: &dyn Stores) {
+    let mut store = stores.open("state", 0).unwrap();
+    let mut other = stores.open("state", 1).unwrap();
+    other.apply(&[put(b"b", "of the other")], 1).unwrap();
+    let due = |key: &[u8], at| Write { timer: Some(Timestamp(at)), ..put(key, "due") };
+    let gone = |key: &[u8]| Write { key: key.to_vec(), value: None, timer: None };
+    // Not in the order of keys, each key in several roles, over several loads.
+    store
+        .load(vec![put(b"c", "1"), put(b"a", "1"), put(b"c", "2"), gone(b"a"), due(b"t", 50), put(b"b", "1")])
+        .unwrap();
+    assert_eq!(store.position().unwrap(), None, "a load says nothing of the position");
+    store.load(vec![gone(b"c"), put(b"a", "3"), due(b"t", 30), due(b"u", 10), gone(b"never")]).unwrap();
+    store.load(vec![put(b"b", "4"), gone(b"u")]).unwrap();
+    store.load(Vec::new()).unwrap();
+    store.apply(&[], 9).unwrap();
+    let rows = |store: &dyn Store| store.scan(&[], &[], 10).unwrap();
+    let text = |rows: Vec<(Vec<u8>, Vec<u8>)>| {
+        let line = |(key, value)| format!("{}={}", String::from_utf8(key).unwrap(), String::from_utf8(value).unwrap());
+        rows.into_iter().map(line).collect::<Vec<_>>()
+    };
+    assert_eq!(text(rows(store.as_ref())), ["a=3", "b=4", "t=due"]);
+    let timers = store.due(Timestamp(100), 10).unwrap();
+    assert_eq!(timers, [DueTimer { due: Timestamp(30), key: b"t".to_vec() }]);
+    // And what is applied afterwards is newer.
+    store.apply(&[put(b"b", "5"), gone(b"a")], 10).unwrap();
+    assert_eq!(text(rows(store.as_ref())), ["b=5", "t=due"]);
+    assert_eq!(text(rows(other.as_ref())), ["b=of the other"]);
+}
+
 // --- on disk ---------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -264,6 +294,24 @@ fn a_disk_holds_what_was_applied_over_a_restart() {
         store.apply(&[put(b"row", &round.to_string()), timer(&round.to_be_bytes(), round)], round + 1).unwrap();
     }
     assert_eq!(disk(data.path()).open("state", 0).unwrap().get(b"row").unwrap(), Some("2".into()));
+}
+
+#[test]
+fn a_loop_that_hung_while_its_partition_went_to_another_can_write_no_more() {
+    let data = tempfile::tempdir().unwrap();
+    let stores = disk(data.path());
+    let mut first = stores.open("state", 0).unwrap();
+    let mut elsewhere = stores.open("state", 1).unwrap();
+    first.apply(&[put(b"row", "1")], 1).unwrap();
+    assert!(first.is_owner());
+    let mut second = stores.open("state", 0).unwrap();
+    second.apply(&[put(b"row", "2")], 2).unwrap();
+    assert!(!first.is_owner() && second.is_owner() && elsewhere.is_owner());
+    for refused in [first.apply(&[put(b"row", "late")], 1), first.touch(Timestamp(5)), first.clear()] {
+        assert!(matches!(refused, Err(StoreError::Failed { .. })), "{refused:?}");
+    }
+    assert_eq!((second.get(b"row").unwrap(), second.position().unwrap()), (Some("2".into()), Some(2)));
+    elsewhere.apply(&[put(b"row", "other")], 1).unwrap();
 }
 
 #[test]

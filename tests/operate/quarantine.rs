@@ -15,7 +15,7 @@ use lockstep::model::{
     Timestamp, Value, envelope,
 };
 use lockstep::rules::{Bundle, PublicFormat, SourceFile};
-use lockstep::runtime::{BundleStore, Codecs, Now, Processor, ProcessorSettings, Publisher};
+use lockstep::runtime::{BundleStore, Codecs, Now, Processor, ProcessorSettings, Publisher, RestoreSettings};
 use lockstep::store::memory::MemoryStores;
 use lockstep::store::{Stores, Write};
 use lockstep::telemetry::{Health, Metrics};
@@ -96,6 +96,7 @@ impl House {
             // So that damage to the disk is met at once.
             cache_bytes: 0,
             record_bytes: 1 << 20,
+            restore: RestoreSettings { threads: 0, chunk: 100 },
         };
         let sources = SourceDecoder::new(None, ["acme".into()].into(), 262_144);
         let processor = Processor::start(
@@ -106,6 +107,7 @@ impl House {
             Publisher::new(Arc::clone(&codec), Arc::clone(&metrics)),
             Arc::new(Codecs { public: Arc::clone(&codec), sources }),
             Arc::clone(&metrics),
+            Arc::default(),
             Arc::new(clock.clone()),
         )
         .unwrap();

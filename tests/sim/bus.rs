@@ -164,7 +164,8 @@ impl Bus for SimBus {
             }
         }
         let reader = self.inner.reader()?;
-        Ok(Box::new(SimSession { bus: self.clone(), membership: membership.clone(), epoch, reader }))
+        let paused = BTreeMap::new();
+        Ok(Box::new(SimSession { bus: self.clone(), membership: membership.clone(), epoch, reader, paused }))
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, BusError> {
@@ -173,6 +174,10 @@ impl Bus for SimBus {
 
     fn ends(&self, topic: &str, partition: u32) -> Result<Ends, BusError> {
         self.inner.ends(topic, partition)
+    }
+
+    fn commit_markers(&self) -> i64 {
+        self.inner.commit_markers()
     }
 
     fn partitions(&self, topic: &str) -> Result<Option<u32>, BusError> {
@@ -206,7 +211,7 @@ impl Group {
     fn new(inner: &dyn Bus, membership: &Membership) -> Result<Self, BusError> {
         let membership = Membership { instance: "all".to_owned(), ..membership.clone() };
         let mut session = inner.join(&membership)?;
-        let Poll::Assigned(partitions) = session.poll(BatchLimit { records: 1, bytes: 1 }, Duration::ZERO)? else {
+        let Poll::Assigned(partitions) = session.poll(BatchLimit::new(1, 1), Duration::ZERO)? else {
             unreachable!("the first poll assigns all partitions");
         };
         let committed = session.positions();
@@ -245,6 +250,8 @@ struct SimSession {
     membership: Membership,
     epoch: u64,
     reader: Box<dyn Reader>,
+    /// Not read for now, and where they go on.
+    paused: BTreeMap<TopicPartition, i64>,
 }
 
 /// How a commit ends.
@@ -291,7 +298,10 @@ impl SimSession {
         let shared = self.bus.lock();
         let group = &shared.groups[&self.membership.group];
         for place in &group.members[&self.membership.instance].assigned {
-            self.reader.seek(&place.0, place.1, group.committed[place])?;
+            match self.paused.get_mut(place) {
+                Some(next) => *next = group.committed[place],
+                None => self.reader.seek(&place.0, place.1, group.committed[place])?,
+            }
         }
         Ok(())
     }
@@ -330,6 +340,7 @@ impl Session for SimSession {
                 }
                 drop(shared);
                 self.reader = self.bus.inner.reader()?;
+                self.paused.clear();
                 Ok(Poll::Revoked(had))
             }
             Stage::Joining if group.members.values().any(|member| member.stage == Stage::GivingBack) => {
@@ -392,6 +403,26 @@ impl Session for SimSession {
         }
     }
 
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), BusError> {
+        let own = self.positions();
+        for place in partitions.iter().filter(|place| own.contains_key(*place)) {
+            if let Ok(next) = self.reader.position(&place.0, place.1) {
+                self.reader.leave(&place.0, place.1)?;
+                self.paused.insert(place.clone(), next);
+            }
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), BusError> {
+        for place in partitions {
+            if let Some(next) = self.paused.remove(place) {
+                self.reader.seek(&place.0, place.1, next)?;
+            }
+        }
+        Ok(())
+    }
+
     fn positions(&self) -> BTreeMap<TopicPartition, i64> {
         let shared = self.bus.lock();
         let group = &shared.groups[&self.membership.group];
@@ -416,6 +447,10 @@ struct SimReader {
 }
 
 impl Reader for SimReader {
+    fn leave(&mut self, topic: &str, partition: u32) -> Result<(), BusError> {
+        self.inner.leave(topic, partition)
+    }
+
     fn seek(&mut self, topic: &str, partition: u32, offset: i64) -> Result<(), BusError> {
         self.inner.seek(topic, partition, offset)
     }

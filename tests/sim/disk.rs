@@ -70,6 +70,10 @@ impl Store for DiskStore {
         self.held.apply(writes, position)
     }
 
+    fn load(&mut self, writes: Vec<Write>) -> Result<(), StoreError> {
+        self.held.load(writes)
+    }
+
     fn position(&self) -> Result<Option<i64>, StoreError> {
         self.held.position()
     }

@@ -22,7 +22,7 @@ use lockstep::model::{
     Operation, TargetName, Timestamp, envelope,
 };
 use lockstep::rules::PublicFormat;
-use lockstep::runtime::{Codecs, Now, Processor, ProcessorSettings, Publisher};
+use lockstep::runtime::{Codecs, Now, Processor, ProcessorSettings, Publisher, RestoreSettings};
 use lockstep::store::memory::MemorySnapshot;
 use lockstep::telemetry::Metrics;
 use lockstep::worker::{CallId, Completion, LaneLoop, LaneSettings, Newest, StartedCall, make};
@@ -526,6 +526,8 @@ impl World {
             dead_letter_bytes: 1 << 20,
             through_inbox: self.layout.through_inbox,
             cache_bytes: 4 << 10,
+            // In the turns, and a few records in each, so that there is always something half restored.
+            restore: RestoreSettings { threads: 0, chunk: 5 },
         };
         let public = Arc::new(PublicCodec::new(None));
         let sources = SourceDecoder::new(None, [TENANT.into()].into(), 262_144);
@@ -539,6 +541,7 @@ impl World {
             publisher,
             Arc::new(codecs),
             metrics,
+            Arc::default(),
             self.own_clock(process),
         )
     }

@@ -20,6 +20,8 @@ pub(super) struct Followed {
     pub(super) place: Place,
     /// The next offset to read.
     pub(super) next: i64,
+    /// Nothing is read of it for now.
+    pub(super) paused: bool,
 }
 
 /// Offsets that may be read: all below `to` are committed.
@@ -45,7 +47,7 @@ impl Cursor {
             let at = (self.turn + step) % self.partitions.len();
             let followed = &self.partitions[at];
             let (_, state) = log.partition(&followed.topic, followed.place.partition)?;
-            if followed.next < state.end {
+            if followed.next < state.end && !followed.paused {
                 spans.push(Span { at, from: followed.next.max(state.start), to: state.end });
             }
         }

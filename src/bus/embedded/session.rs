@@ -76,7 +76,7 @@ impl EmbeddedSession {
                     first.insert(place, ends.start);
                     ends.start
                 });
-                partitions.push(Followed { topic: name.clone(), place, next });
+                partitions.push(Followed { topic: name.clone(), place, next, paused: false });
             }
         }
         state.log.write(&[], Some((&self.membership.group, &first)), now)?;
@@ -132,6 +132,11 @@ impl EmbeddedSession {
         CommitError::Bus(BusError::Failed { doing, reason: format!("simulated crash {when}") })
     }
 
+    fn set_paused(&mut self, partitions: &[TopicPartition], paused: bool) {
+        let named = |p: &Followed| partitions.iter().any(|(t, id)| p.topic == *t && p.place.partition == *id);
+        self.cursor.partitions.iter_mut().filter(|p| named(p)).for_each(|p| p.paused = paused);
+    }
+
     fn part(&self) {
         let mut state = self.inner.lock();
         if state.members.get(&self.membership.group).is_some_and(|member| member.epoch == self.epoch) {
@@ -165,6 +170,16 @@ impl Session for EmbeddedSession {
         }
         // Refused as a whole, the batch stays open: it can be committed otherwise.
         self.write(&transaction).map_err(CommitError::Bus)
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), BusError> {
+        self.set_paused(partitions, true);
+        Ok(())
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), BusError> {
+        self.set_paused(partitions, false);
+        Ok(())
     }
 
     fn positions(&self) -> BTreeMap<TopicPartition, i64> {
@@ -217,13 +232,18 @@ impl Reader for EmbeddedReader {
         let next = offset.max(state.start);
         match self.cursor.partitions.iter_mut().find(|followed| followed.place == place) {
             Some(followed) => followed.next = next,
-            None => self.cursor.partitions.push(Followed { topic: topic.to_owned(), place, next }),
+            None => self.cursor.partitions.push(Followed { topic: topic.to_owned(), place, next, paused: false }),
         }
         Ok(())
     }
 
+    fn leave(&mut self, topic: &str, partition: u32) -> Result<(), BusError> {
+        self.cursor.partitions.retain(|followed| followed.topic != topic || followed.place.partition != partition);
+        Ok(())
+    }
+
     fn poll(&mut self, limit: usize, wait: Duration) -> Result<Vec<Incoming>, BusError> {
-        self.inner.take(&mut self.cursor, BatchLimit { records: limit, bytes: READER_BYTES }, wait, &|_| Ok(()))
+        self.inner.take(&mut self.cursor, BatchLimit::new(limit, READER_BYTES), wait, &|_| Ok(()))
     }
 
     fn position(&self, topic: &str, partition: u32) -> Result<i64, BusError> {

@@ -4,7 +4,7 @@ use super::*;
 use crate::bus::{CommitError, Poll, Transaction};
 use std::collections::VecDeque;
 
-const LIMIT: BatchLimit = BatchLimit { records: 100, bytes: 1 << 20 };
+const LIMIT: BatchLimit = BatchLimit::new(100, 1 << 20);
 const NOW: Timestamp = Timestamp(1_000_000);
 
 fn bus() -> (EmbeddedBus, VirtualClock) {
@@ -192,7 +192,7 @@ fn partitions_take_turns_and_each_keeps_its_order() {
 
     // With room for one record at a time no partition is passed over.
     bus.append((0..6).map(|n| record("t", n % 3, "k", Some("z"))).collect()).unwrap();
-    let one = BatchLimit { records: 1, bytes: 1 << 20 };
+    let one = BatchLimit::new(1, 1 << 20);
     let turns: Vec<u32> = (0..6)
         .map(|_| match session.poll(one, Duration::ZERO).unwrap() {
             Poll::Batch(records) => records[0].partition,

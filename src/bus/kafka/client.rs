@@ -26,10 +26,14 @@ pub(super) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 const MESSAGE_TIMEOUT_MS: u32 = 9_000;
 /// How long a member may be silent before its partitions go to others.
 const SESSION_TIMEOUT_MS: u32 = 10_000;
+/// How soon a member learns that the group settles anew: what was revoked elsewhere waits for it.
+const HEARTBEAT_MS: u32 = 500;
 /// Records fetched ahead of `poll`, in KiB, per consumer: what a batch or two needs, so that memory stays small.
 const PREFETCH_KBYTES: u32 = 16_384;
 /// How long a broker holds back an empty answer to a reader.
 const READER_FETCH_WAIT_MS: u32 = 50;
+/// What one fetch of a reader may bring of a partition: a restore reads one partition after the other, so it has to be much.
+const READER_FETCH_BYTES: u32 = 8 << 20;
 /// A broker refuses a batch above the topic's max.message.bytes and librdkafka never splits one, so a batch stays below
 /// what any topic of ours may have; a single larger record travels alone.
 const BATCH_BYTES: usize = 900_000;
@@ -161,6 +165,9 @@ impl KafkaSettings {
         if !self.properties.contains_key("fetch.wait.max.ms") {
             config.set("fetch.wait.max.ms", READER_FETCH_WAIT_MS.to_string());
         }
+        if !self.properties.contains_key("fetch.message.max.bytes") {
+            config.set("fetch.message.max.bytes", READER_FETCH_BYTES.to_string());
+        }
         config
     }
 
@@ -172,8 +179,10 @@ impl KafkaSettings {
         // Several topics keep their partitions together only under range; and a cooperative member may rejoin without
         // declaring its assignment lost, which would defeat the fence.
         config.set("partition.assignment.strategy", "range");
-        if !self.properties.contains_key("session.timeout.ms") {
-            config.set("session.timeout.ms", SESSION_TIMEOUT_MS.to_string());
+        for (name, value) in [("session.timeout.ms", SESSION_TIMEOUT_MS), ("heartbeat.interval.ms", HEARTBEAT_MS)] {
+            if !self.properties.contains_key(name) {
+                config.set(name, value.to_string());
+            }
         }
         config
     }

@@ -145,6 +145,11 @@ impl Bus for KafkaBus {
         self.cluster.ends(topic, partition)
     }
 
+    /// The control record that ends a transaction (KIP-98).
+    fn commit_markers(&self) -> i64 {
+        1
+    }
+
     fn partitions(&self, topic: &str) -> Result<Option<u32>, BusError> {
         Ok(self.cluster.layout(topic)?.map(|(partitions, _)| partitions))
     }

@@ -65,6 +65,16 @@ impl Reader for KafkaReader {
         Ok(())
     }
 
+    fn leave(&mut self, topic: &str, partition: u32) -> Result<(), BusError> {
+        if self.positions.remove(&(topic.to_owned(), partition)).is_some() {
+            let mut list = TopicPartitionList::new();
+            list.add_partition(topic, native_partition(partition));
+            let doing = || format!("kafka: ending to read partition {partition} of topic {topic}");
+            self.consumer.incremental_unassign(&list).map_err(|e| super::client::bus_error(doing(), &e))?;
+        }
+        Ok(())
+    }
+
     fn poll(&mut self, limit: usize, wait: Duration) -> Result<Vec<Incoming>, BusError> {
         let until = Instant::now() + wait;
         let mut records = Vec::new();

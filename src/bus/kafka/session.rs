@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +35,8 @@ pub(super) struct KafkaSession {
     /// Whether the last commit took place is not known; a new producer settles it.
     unsettled: bool,
     positions: BTreeMap<TopicPartition, Position>,
+    /// Held back by the caller. librdkafka keeps the mark over an assignment, so it is taken off when partitions go.
+    paused: BTreeSet<TopicPartition>,
     /// What the caller is told before anything else.
     announcements: VecDeque<Poll>,
     fenced: Option<String>,
@@ -72,6 +74,7 @@ impl KafkaSession {
             writer: Some(writer),
             unsettled: false,
             positions: BTreeMap::new(),
+            paused: BTreeSet::new(),
             announcements: VecDeque::new(),
             fenced: None,
         })
@@ -95,6 +98,7 @@ impl KafkaSession {
         match change {
             Change::Revoke => {
                 self.announcements.clear();
+                self.resume_all()?;
                 let gone: Vec<TopicPartition> = std::mem::take(&mut self.positions).into_keys().collect();
                 self.consumer.unassign().map_err(|e| bus_error("kafka: giving partitions back", &e))?;
                 Ok((!gone.is_empty()).then_some(Poll::Revoked(gone)))
@@ -118,8 +122,28 @@ impl KafkaSession {
         }
     }
 
+    fn resume_all(&mut self) -> Result<(), BusError> {
+        let paused: Vec<TopicPartition> = std::mem::take(&mut self.paused).into_iter().collect();
+        self.set_paused(&paused, false)
+    }
+
+    fn set_paused(&self, partitions: &[TopicPartition], pause: bool) -> Result<(), BusError> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            list.add_partition(topic, native_partition(*partition));
+        }
+        let done = if pause { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
+        done.map_err(|e| bus_error("kafka: holding partitions back or letting them go on", &e))
+    }
+
     /// Where the group stands in these partitions; the log's start where it has never committed.
     fn committed(&self, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, i64>, BusError> {
+        if partitions.is_empty() {
+            return Ok(BTreeMap::new()); // More members than partitions.
+        }
         let doing = || format!("kafka: asking for the offsets of group {}", self.membership.group);
         let until = Instant::now() + OFFSETS_PATIENCE;
         let found = loop {
@@ -237,11 +261,28 @@ impl KafkaSession {
             }
         }
         self.rewind();
+        self.resume_all()?;
         if !partitions.is_empty() {
             self.announcements.push_back(Poll::Revoked(partitions.clone()));
             self.announcements.push_back(Poll::Assigned(partitions));
         }
         Ok(())
+    }
+
+    /// Notes how far the batch goes. Records of one partition come in runs, and each run is looked up once.
+    fn give(&mut self, mut batch: Vec<Incoming>) -> Poll {
+        let mut all_own = true;
+        for run in batch.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic) {
+            let Some(last) = run.last() else { continue };
+            match self.positions.get_mut(&(last.topic.clone(), last.partition)) {
+                Some(position) => position.next = last.offset + 1,
+                None => all_own = false,
+            }
+        }
+        if !all_own {
+            batch.retain(|record| self.positions.contains_key(&(record.topic.clone(), record.partition)));
+        }
+        Poll::Batch(batch)
     }
 
     fn consumer_error(&mut self, error: &KafkaError) -> Result<(), BusError> {
@@ -332,21 +373,22 @@ impl Session for KafkaSession {
                 return Ok(told);
             }
             if batch.len() >= limit.records || bytes >= limit.bytes {
-                return Ok(Poll::Batch(batch));
+                return Ok(self.give(batch));
             }
-            let left = if batch.is_empty() { whole_millis(until) } else { Duration::ZERO };
+            let left = match (batch.is_empty(), limit.gather_until) {
+                (true, _) => whole_millis(until),
+                (false, Some(gather_until)) => whole_millis(gather_until),
+                (false, None) => Duration::ZERO,
+            };
             let polled = self.consumer.poll(left).map(|polled| polled.map(|message| incoming(&message)));
             match polled {
                 Some(Ok(record)) => {
                     bytes += record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len);
-                    if let Some(position) = self.positions.get_mut(&(record.topic.clone(), record.partition)) {
-                        position.next = record.offset + 1;
-                        batch.push(record);
-                    }
+                    batch.push(record);
                 }
                 Some(Err(error)) => self.consumer_error(&error)?,
                 None if self.consumer.context().has_change() => {}
-                None if !batch.is_empty() || left.is_zero() => return Ok(Poll::Batch(batch)),
+                None if left.is_zero() => return Ok(self.give(batch)),
                 None => {}
             }
         }
@@ -386,6 +428,20 @@ impl Session for KafkaSession {
             }
             Err(WriteError::Fenced(reason)) => Err(self.fence(&reason).into()),
         }
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), BusError> {
+        let own: Vec<_> = partitions.iter().filter(|p| self.positions.contains_key(p)).cloned().collect();
+        self.set_paused(&own, true)?;
+        self.paused.extend(own);
+        Ok(())
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), BusError> {
+        let own: Vec<_> = partitions.iter().filter(|p| self.paused.contains(p)).cloned().collect();
+        self.set_paused(&own, false)?;
+        self.paused.retain(|p| !own.contains(p));
+        Ok(())
     }
 
     /// A static member keeps its partitions for the session time-out, so that a restart moves nothing; then they go to others.

@@ -119,6 +119,9 @@ impl Writer {
         self.producer.poll(Duration::ZERO);
     }
 
+    /// Every record is acknowledged before the offsets are sent, although both at once would be faster: the generation is checked
+    /// with the offsets, so a member that passes has everything in the log by then, and whoever gets its partitions next sees
+    /// it in the ends up to which it replays. The other way round a member could pass, lose its partitions, and write behind that.
     fn fill(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>) -> Result<(), WriteError> {
         let until = Instant::now() + FLUSH_TIMEOUT;
         for record in records {
@@ -280,13 +283,13 @@ fn is_fenced(error: &KafkaError) -> bool {
     )
 }
 
-/// Error classes only, provoked one by one in librdkafka's mock cluster: no evidence of exactly-once, which only a real
-/// Kafka gives (`tests/contract`).
+/// Error classes, provoked one by one in librdkafka's mock cluster, which is no evidence of exactly-once; those that a real Kafka
+/// can be made to answer, there. More in `tests/contract`.
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::Membership;
-    use crate::bus::kafka::KafkaSettings;
+    use crate::bus::kafka::{KafkaBus, KafkaSettings};
+    use crate::bus::{Bus, Membership, TopicSpec};
     use rdkafka::consumer::{BaseConsumer, Consumer};
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::DefaultProducerContext;
@@ -401,5 +404,154 @@ mod tests {
         let result = writer.write(&[], Some(&Offsets { list: &list, member: &member, lost: &|| true }));
         assert_eq!(class(&result), "aborted");
         bed.write(&writer).unwrap();
+    }
+
+    // --- on a real Kafka, where what the client could notice by itself is switched off
+
+    struct Real {
+        settings: KafkaSettings,
+        group: String,
+        input: String,
+        output: String,
+    }
+
+    impl Real {
+        fn new(name: &str) -> Self {
+            let settings = KafkaSettings {
+                bootstrap: std::env::var("LOCKSTEP_TEST_KAFKA").expect("LOCKSTEP_TEST_KAFKA is host:port of a Kafka"),
+                properties: BTreeMap::new(),
+                client_id: "test".into(),
+                max_record_bytes: 900_000,
+            };
+            let of = |what: &str| format!("writer.{name}.{what}.{}", uuid::Uuid::new_v4());
+            let real = Self { settings, group: of("group"), input: of("in"), output: of("out") };
+            let topics = [&real.input, &real.output].map(|topic| TopicSpec {
+                name: topic.clone(),
+                partitions: 2,
+                replicas: None,
+                settings: BTreeMap::new(),
+            });
+            real.bus().create(&topics).unwrap();
+            real
+        }
+
+        fn bus(&self) -> KafkaBus {
+            KafkaBus::connect(self.settings.clone()).unwrap()
+        }
+
+        fn member(&self, instance: &str) -> BaseConsumer {
+            let topics = vec![self.input.clone()];
+            let member = Membership { group: self.group.clone(), instance: instance.into(), topics };
+            let consumer: BaseConsumer = self.settings.member(&member).create().unwrap();
+            consumer.subscribe(&[&self.input]).unwrap();
+            consumer
+        }
+
+        fn writer(&self) -> Writer {
+            let member = Membership { group: self.group.clone(), instance: "a".into(), topics: vec![] };
+            Writer::open(&self.settings.committer(&member), Arc::default(), None).unwrap()
+        }
+
+        fn write(
+            &self,
+            writer: &Writer,
+            member: &ConsumerGroupMetadata,
+            text: &str,
+            lost: &dyn Fn() -> bool,
+        ) -> Result<(), WriteError> {
+            let record = Outgoing {
+                topic: self.output.clone(),
+                partition: Some(0),
+                key: None,
+                value: Some(text.into()),
+                headers: vec![],
+            };
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&self.input, 0, rdkafka::Offset::Offset(1)).unwrap();
+            writer.write(&[record], Some(&Offsets { list: &list, member, lost }))
+        }
+
+        /// What is committed on the output.
+        fn seen(&self) -> Vec<String> {
+            let bus = self.bus();
+            let end = bus.ends(&self.output, 0).unwrap().end;
+            let mut reader = bus.reader().unwrap();
+            reader.seek(&self.output, 0, 0).unwrap();
+            let (mut seen, until) = (Vec::new(), Instant::now() + Duration::from_secs(30));
+            while reader.position(&self.output, 0).unwrap() < end && Instant::now() < until {
+                let records = reader.poll(100, Duration::from_millis(100)).unwrap();
+                seen.extend(records.into_iter().map(|r| String::from_utf8(r.value.unwrap()).unwrap()));
+            }
+            seen
+        }
+    }
+
+    /// Polls all of them until each has so many partitions.
+    fn until_assigned(consumers: &[&BaseConsumer], count: usize) {
+        let until = Instant::now() + Duration::from_secs(60);
+        while consumers.iter().any(|c| c.assignment().unwrap().count() != count) {
+            assert!(Instant::now() < until, "no assignment of {count} each");
+            consumers.iter().for_each(|c| drop(c.poll(Duration::from_millis(20))));
+        }
+    }
+
+    #[test]
+    #[ignore = "needs Kafka: tests/run bus"]
+    fn the_brokers_refuse_a_commit_of_a_generation_that_is_over() {
+        let real = Real::new("generation");
+        let (one, two) = (real.member("a"), real.member("b"));
+        until_assigned(&[&one], 2);
+        let writer = real.writer();
+        let stale = one.group_metadata().unwrap();
+        real.write(&writer, &stale, "of its own generation", &|| false).unwrap();
+        until_assigned(&[&one, &two], 1);
+        let refused = real.write(&writer, &stale, "of a generation that is over", &|| false);
+        assert_eq!(class(&refused), "aborted", "{refused:?}");
+        let fresh = one.group_metadata().unwrap();
+        real.write(&writer, &fresh, "of the new one", &|| false).unwrap();
+        assert_eq!(real.seen(), ["of its own generation", "of the new one"]);
+    }
+
+    #[test]
+    #[ignore = "needs Kafka: tests/run bus"]
+    fn a_transaction_that_the_coordinator_has_timed_out_is_settled_by_the_next_writer() {
+        // The coordinator looks for those every 10 s.
+        let stall = TRANSACTION_TIMEOUT + Duration::from_secs(12);
+        let real = Real::new("timeout");
+        let consumer = real.member("a");
+        until_assigned(&[&consumer], 2);
+        let writer = real.writer();
+        let member = consumer.group_metadata().unwrap();
+        let stalls = || {
+            std::thread::sleep(stall);
+            false
+        };
+        let ended = real.write(&writer, &member, "too late", &stalls);
+        assert_eq!(class(&ended), "unknown", "{ended:?}");
+        drop(writer);
+        let writer = real.writer();
+        real.write(&writer, &consumer.group_metadata().unwrap(), "in time", &|| false).unwrap();
+        assert_eq!(real.seen(), ["in time"]);
+    }
+
+    #[test]
+    #[ignore = "needs Kafka: tests/run bus"]
+    fn a_zombie_whose_id_another_has_taken_is_fenced_with_all_that_it_has_in_flight() {
+        let real = Real::new("zombie");
+        let consumer = real.member("a");
+        until_assigned(&[&consumer], 2);
+        let zombie = real.writer();
+        let member = consumer.group_metadata().unwrap();
+        let next = std::cell::RefCell::new(None);
+        // The other comes while the zombie's records are written and its offsets are not.
+        let taken = || {
+            next.borrow_mut().get_or_insert_with(|| real.writer());
+            false
+        };
+        let fenced = real.write(&zombie, &member, "from the grave", &taken);
+        assert_eq!(class(&fenced), "fenced", "{fenced:?}");
+        real.write(next.borrow().as_ref().unwrap(), &member, "of the living", &|| false).unwrap();
+        assert_eq!(class(&real.write(&zombie, &member, "again", &|| false)), "fenced");
+        assert_eq!(real.seen(), ["of the living"]);
     }
 }

@@ -112,6 +112,17 @@ pub fn expect_quiet(session: &mut dyn Session, otherwise: &str) {
     }
 }
 
+/// The same for one that has its partitions.
+pub fn expect_quiet_on(session: &mut dyn Session, otherwise: &str) {
+    let until = Instant::now() + QUIET;
+    while Instant::now() < until {
+        match session.poll(LIMIT, Duration::from_millis(100)).unwrap() {
+            Poll::Batch(batch) => assert!(batch.is_empty(), "{otherwise}"),
+            other => panic!("nothing had to happen: {other:?}"),
+        }
+    }
+}
+
 /// Copies `count` records to partition 0 of `output`, each batch in one commit, and leaves.
 pub fn process(bus: &dyn Bus, member: &Membership, output: &str, count: usize) -> Vec<String> {
     let mut worker = Worker::new(bus, member, output);
@@ -164,7 +175,7 @@ impl Worker {
     }
 
     pub fn turn(&mut self) {
-        let limit = BatchLimit { records: 20, bytes: 1 << 20 };
+        let limit = BatchLimit::new(20, 1 << 20);
         match self.session.poll(limit, Duration::from_millis(50)).unwrap() {
             Poll::Assigned(all) => self.held = all.into_iter().collect(),
             Poll::Revoked(gone) => gone.iter().for_each(|p| assert!(self.held.remove(p), "{p:?} was not held")),

@@ -145,8 +145,7 @@ fn copy_until_killed(data: &Path) {
         let numbers = next..next + 20;
         bus.append(numbers.clone().map(|n| record("in", "k", &n.to_string())).collect()).unwrap();
         next = numbers.end;
-        while let Poll::Batch(batch) = session.poll(BatchLimit { records: 7, bytes: 1 << 20 }, Duration::ZERO).unwrap()
-        {
+        while let Poll::Batch(batch) = session.poll(BatchLimit::new(7, 1 << 20), Duration::ZERO).unwrap() {
             let Some(last) = batch.last() else { break };
             let mut outputs = Vec::new();
             for r in &batch {
@@ -174,7 +173,7 @@ fn after_kill_9_every_output_has_its_offset_and_every_offset_its_output() {
             killed::run_and_kill(this, data.path(), Duration::from_millis(u64::from(round * round * 20)));
         let bus = open(data.path());
         let end = bus.ends("in", 0).unwrap().end;
-        let committed = match assigned(&bus).poll(BatchLimit { records: 1, bytes: 1 }, Duration::ZERO).unwrap() {
+        let committed = match assigned(&bus).poll(BatchLimit::new(1, 1), Duration::ZERO).unwrap() {
             Poll::Batch(batch) => batch.first().map_or(end, |record| record.offset),
             other => panic!("{other:?}"),
         };

@@ -27,11 +27,11 @@ pub struct KafkaBed {
     properties: BTreeMap<String, String>,
 }
 
-fn bootstrap() -> String {
+pub fn bootstrap() -> String {
     std::env::var("LOCKSTEP_TEST_KAFKA").expect("LOCKSTEP_TEST_KAFKA is host:port of a Kafka")
 }
 
-fn connect(properties: &[(&str, &str)]) -> KafkaBus {
+pub fn connect(properties: &[(&str, &str)]) -> KafkaBus {
     // The least that brokers allow by default, so that tests of lost members don't take long.
     let properties = [("session.timeout.ms", "6000")].iter().chain(properties);
     KafkaBus::connect(KafkaSettings {

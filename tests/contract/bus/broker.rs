@@ -1,0 +1,242 @@
+//! A broker that dies or hangs in the middle of commits: each test has one of its own, to do with as it likes.
+
+use crate::bus::{
+    LIMIT, PATIENCE, append_numbers, copy_to, member, next_batch, offsets_after, read_all, topic, unique, values,
+    wait_assigned,
+};
+use lockstep::bus::kafka::{KafkaBus, KafkaSettings};
+use lockstep::bus::{Bus, CommitError, Membership, Poll, Transaction};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A broker's start on a busy machine.
+const STARTED: Duration = Duration::from_secs(120);
+/// The watchdog's 30 s, and what comes before and after.
+const HUNG: Duration = Duration::from_secs(110);
+
+struct Broker {
+    parts: tempfile::TempDir,
+    address: String,
+    /// Once it was started again.
+    again: Option<Child>,
+}
+
+impl Broker {
+    fn start() -> Self {
+        let parts = tempfile::tempdir().unwrap();
+        let said = part("start", parts.path());
+        let address = said.lines().last().expect("it prints its address").to_owned();
+        Self { parts, address, again: None }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.parts.path().join("kafka")
+    }
+
+    fn pid(&self) -> i32 {
+        let first = || std::fs::read_to_string(self.folder().join("pid")).unwrap();
+        match &self.again {
+            Some(child) => i32::try_from(child.id()).unwrap(),
+            None => first().split_whitespace().next().unwrap().parse().unwrap(),
+        }
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: a signal to a process that this test started.
+        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0);
+    }
+
+    fn starts(&self) -> usize {
+        std::fs::read_to_string(self.folder().join("log")).unwrap().matches("Kafka Server started").count()
+    }
+
+    /// kill -9, and again on the same data.
+    fn kill_and_start(&mut self) {
+        self.signal(libc::SIGKILL);
+        if let Some(mut child) = self.again.take() {
+            child.wait().unwrap();
+        }
+        let cache = std::env::var("LOCKSTEP_TEST_CACHE")
+            .unwrap_or_else(|_| format!("{}/.cache/lockstep-tests", std::env::var("HOME").unwrap()));
+        let log = || std::fs::File::options().append(true).open(self.folder().join("log")).unwrap();
+        let before = self.starts();
+        let child = Command::new("java")
+            .args(["-Xmx1g", "kafka.Kafka"])
+            .arg(self.folder().join("server.properties"))
+            .env("CLASSPATH", format!("{cache}/kafka-4.3.0/lib/*"))
+            .env(
+                "JAVA_TOOL_OPTIONS",
+                format!("-Dlog4j2.configurationFile={}/log4j2.properties", self.folder().display()),
+            )
+            .stdin(Stdio::null())
+            .stdout(log())
+            .stderr(log())
+            .spawn()
+            .unwrap();
+        self.again = Some(child);
+        let until = Instant::now() + STARTED;
+        while self.starts() == before {
+            assert!(Instant::now() < until, "the broker does not start again");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn connect(&self) -> KafkaBus {
+        connect(&self.address)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.again {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        part("stop", self.parts.path());
+    }
+}
+
+fn part(verb: &str, data: &Path) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parts/kafka.sh");
+    let ran = Command::new(script).arg(verb).env("LOCKSTEP_PARTS_DATA", data).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    String::from_utf8(ran.stdout).unwrap()
+}
+
+fn connect(address: &str) -> KafkaBus {
+    KafkaBus::connect(KafkaSettings {
+        bootstrap: address.to_owned(),
+        properties: BTreeMap::new(),
+        client_id: "broker-test".into(),
+        max_record_bytes: 900_000,
+    })
+    .unwrap()
+}
+
+#[test]
+#[ignore = "needs Kafka's jars: tests/run bus"]
+fn a_broker_killed_in_the_middle_of_commits_neither_loses_nor_doubles_a_record() {
+    const RECORDS: usize = 6_000;
+    let mut broker = Broker::start();
+    let bus = broker.connect();
+    let (input, output) = (topic(&bus, "in", 3), topic(&bus, "out", 1));
+    append_numbers(&bus, &input, 0..RECORDS);
+    let (ended, copying) = (Arc::new(AtomicBool::new(false)), member("killed", &[&input]));
+    let (done, rewound) = std::thread::scope(|threads| {
+        let bus = broker.connect();
+        let (input, output, ended) = (&input, &output, &ended);
+        let copier = threads.spawn(move || {
+            let mut session = bus.join(&copying).unwrap();
+            let (mut done, mut rewound) = (0, 0);
+            // Small transactions, so that a kill hits every part of one sooner or later.
+            let limit = lockstep::bus::BatchLimit::new(10, 1 << 20);
+            while !ended.load(Ordering::SeqCst) {
+                let batch = match session.poll(limit, Duration::from_millis(50)) {
+                    Ok(Poll::Batch(batch)) if !batch.is_empty() => batch,
+                    Ok(_) => continue,
+                    Err(lockstep::bus::BusError::Retriable { .. }) => {
+                        std::thread::sleep(Duration::from_millis(200));
+                        continue;
+                    }
+                    Err(error) => panic!("{error}"),
+                };
+                let outputs = batch.iter().map(|record| copy_to(output, record)).collect();
+                match session.commit(Transaction { outputs, offsets: offsets_after(&batch) }) {
+                    Ok(()) => done += batch.len(),
+                    Err(CommitError::Rewound(_)) => rewound += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            let left: i64 = session.positions().values().sum();
+            println!("copied {done} of {input}, rewound {rewound} times, at {left}");
+            (done, rewound)
+        });
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(1_700));
+            assert!(!copier.is_finished());
+            broker.kill_and_start();
+        }
+        let until = Instant::now() + PATIENCE * 2;
+        let seen = || broker.connect();
+        while read_all(&seen(), output).len() < RECORDS && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        ended.store(true, Ordering::SeqCst);
+        copier.join().unwrap()
+    });
+    let mut copied: Vec<u32> = values(&read_all(&bus, &output)).iter().map(|value| value.parse().unwrap()).collect();
+    copied.sort_unstable();
+    assert_eq!(copied, (0..RECORDS as u32).collect::<Vec<_>>(), "each once ({done} counted, {rewound} rewound)");
+}
+
+const CHILD: &str = "LOCKSTEP_TEST_HANGS_AT";
+
+/// Run by the test below in a process of its own, which the watchdog is to end.
+#[test]
+#[ignore = "a part of the test below"]
+fn the_process_that_hangs() {
+    let Ok(at) = std::env::var(CHILD) else { return };
+    let (address, rest) = at.split_once(' ').unwrap();
+    let (group, input) = rest.split_once(' ').unwrap();
+    let bus = connect(address);
+    let member = Membership { group: group.to_owned(), instance: "one".into(), topics: vec![input.to_owned()] };
+    let mut session = bus.join(&member).unwrap();
+    wait_assigned(session.as_mut());
+    let batch = next_batch(session.as_mut());
+    println!("ready");
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    let ended = session.commit(Transaction { outputs: vec![], offsets: offsets_after(&batch) });
+    println!("returned: {ended:?}");
+}
+
+#[test]
+#[ignore = "needs Kafka's jars: tests/run bus"]
+fn a_call_that_hangs_ends_the_process_and_the_next_one_goes_on() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let broker = Broker::start();
+    let bus = broker.connect();
+    let (input, group) = (topic(&bus, "in", 1), unique("hangs"));
+    append_numbers(&bus, &input, 0..3);
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "bus::broker::the_process_that_hangs", "--nocapture", "--include-ignored"])
+        .env(CHILD, format!("{} {group} {input}", broker.address))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().ends_with("ready")));
+    broker.signal(libc::SIGSTOP);
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if began.elapsed() > HUNG {
+            child.kill().unwrap();
+            panic!("it still hangs after {HUNG:?}");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    let rest: Vec<String> = said.map_while(Result::ok).collect();
+    println!("ended with {status} after {:.0} s: {rest:?}", began.elapsed().as_secs_f64());
+    broker.signal(libc::SIGCONT);
+    assert_eq!(status.code(), Some(70), "{rest:?}");
+
+    let member = Membership { group, instance: "one".into(), topics: vec![input] };
+    let mut session = bus.join(&member).unwrap();
+    let mut seen = Vec::new();
+    let until = Instant::now() + PATIENCE;
+    while seen.len() < 3 && Instant::now() < until {
+        if let Poll::Batch(batch) = session.poll(LIMIT, Duration::from_millis(200)).unwrap() {
+            seen.extend(values(&batch));
+        }
+    }
+    assert_eq!(seen, ["0", "1", "2"], "nothing was committed, and nothing is lost");
+}
