@@ -57,6 +57,8 @@ pub struct Behind {
     end: i64,
     /// What it holds can't be trusted.
     rebuild: bool,
+    /// Others wait for it, or it for them.
+    long: bool,
     /// Of a rebuild: read, and not loaded yet.
     gathered: Vec<Write>,
     bytes: usize,
@@ -72,10 +74,6 @@ impl Behind {
     /// Offsets still to be read.
     pub fn remaining(&self) -> i64 {
         self.end - self.at
-    }
-
-    fn is_long(&self) -> bool {
-        self.rebuild && self.remaining() >= LONG
     }
 
     /// Takes what was read up to `position`; a rebuild only gathers it.
@@ -120,7 +118,8 @@ pub fn look(
     let Ends { start, end } = bus.ends(topic, partition)?;
     let trusted = trusted(store.as_ref(), start, end, now)?;
     let (at, rebuild) = (trusted.unwrap_or(start), trusted.is_none());
-    let behind = Behind { partition, store, at, end, rebuild, gathered: Vec::new(), bytes: 0, replayed: 0 };
+    let long = rebuild && end - at >= LONG;
+    let behind = Behind { partition, store, at, end, rebuild, long, gathered: Vec::new(), bytes: 0, replayed: 0 };
     Ok(match rebuild || at < end {
         true => Found::Behind(behind),
         false => Found::Current(behind.restored(now)?),
@@ -147,7 +146,7 @@ impl Replay {
         chunk: usize,
         now: Timestamp,
     ) -> Result<Self, RestoreError> {
-        let (waiting, open) = behind.into_iter().partition(Behind::is_long);
+        let (waiting, open) = behind.into_iter().partition(|one: &Behind| one.long);
         let mut replay = Self {
             topic: topic.to_owned(),
             reader: bus.reader()?,
@@ -173,7 +172,7 @@ impl Replay {
 
     /// Applies one chunk; gives the stores that have come to their ends.
     pub fn advance(&mut self, wait: Duration) -> Result<Vec<Restored>, RestoreError> {
-        if !self.open.values().any(Behind::is_long)
+        if !self.open.values().any(|one| one.long)
             && let Some(next) = self.waiting.pop()
         {
             self.open(next)?;

@@ -393,6 +393,9 @@ mod tests {
     fn a_restore_that_is_stopped_keeps_what_it_has_and_the_next_goes_on_from_there() {
         let bed = Bed::new(&[50_000]);
         let mut restorer = bed.restorer(1, 100);
+        // A tail: it is applied as it is read.
+        bed.store(0).apply(&[], 0).unwrap();
+        bed.store(0).touch(NOW).unwrap();
         restorer.begin(bed.behind(&[0]), NOW).unwrap();
         let until = Instant::now() + Duration::from_secs(30);
         while bed.store(0).position().unwrap().is_none_or(|at| at == 0) && Instant::now() < until {
