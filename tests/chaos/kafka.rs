@@ -1,4 +1,4 @@
-//! The processor and a worker as processes of their own on a real Kafka, their target a PostgreSQL: killed again and again
+//! The processor and the workers of a PostgreSQL and an SQLite as processes of their own on a real Kafka: killed again and again
 //! while events come in, and a worker killed while its target hangs.
 
 use crate::ledger;
@@ -11,20 +11,15 @@ use lockstep::bus::Bus as _;
 use std::time::{Duration, Instant};
 
 const TARGET: &str = "directory";
+const TARGETS: [&str; 2] = [TARGET, "wiki"];
 const PEOPLE: usize = 400;
 /// Some 60 events a second.
 const PACE: Duration = Duration::from_millis(150);
 const AT_ONCE: usize = 9;
 
-/// Kills and restarts; gives the process that runs in the end. Each fourth time it doesn't wait until the process is ready.
-fn kill_and_restart(
-    name: &str,
-    kills: u64,
-    chance: &mut Random,
-    mut running: Process,
-    start: impl Fn() -> Process,
-) -> Process {
-    let mut times = Vec::new();
+/// Starts, kills and restarts; gives the process that runs in the end. Each fourth time it doesn't wait until the process is ready.
+fn kill_and_restart(name: &str, kills: u64, seed: u64, start: impl Fn() -> Process) -> Process {
+    let (mut chance, mut running, mut times) = (Random::new(seed), start(), Vec::new());
     for kill in 0..kills {
         if kill % 4 != 3 {
             let ready = running.ready(READY).unwrap_or_else(|| panic!("the {name} is not ready after {READY:?}"));
@@ -47,18 +42,25 @@ fn kill_and_restart(
 
 #[test]
 #[ignore = "needs Kafka, PostgreSQL: tests/run chaos"]
-fn processor_and_worker_killed_at_random_moments_lose_and_double_nothing() {
+fn processor_and_workers_killed_at_random_moments_lose_and_double_nothing() {
     let (seed, kills) = (seed(), number("LOCKSTEP_CHAOS_KILLS", 20));
     let began = Instant::now();
-    let stage = Stage::set("kills", &Place::one_broker(), &[TARGET]);
-    let (processor, worker) = (stage.processor(), stage.worker(TARGET));
-    let feeder = Feeder::start(&stage, Load::new(seed, PEOPLE), AT_ONCE, PACE);
-    let mut chance = Random::new(seed ^ 0xdead);
-    let _processor = kill_and_restart("processor", kills, &mut chance, processor, || stage.processor());
-    let _worker = kill_and_restart("worker", kills, &mut chance, worker, || stage.worker(TARGET));
+    let stage = &Stage::set("kills", &Place::one_broker(), &TARGETS);
+    let feeder = Feeder::start(stage, Load::new(seed, PEOPLE), AT_ONCE, PACE);
+    // All at the same time, each at moments of its own.
+    let _running: Vec<Process> = std::thread::scope(|scope| {
+        let processor = || stage.processor();
+        let mut killed = vec![scope.spawn(move || kill_and_restart("processor", kills, seed ^ 0xdead, processor))];
+        for (n, target) in (1..).zip(TARGETS) {
+            let worker = move || stage.worker(target);
+            let seed = seed ^ (0xdead + n);
+            killed.push(scope.spawn(move || kill_and_restart(&format!("{target}'s worker"), kills, seed, worker)));
+        }
+        killed.into_iter().map(|killed| killed.join().unwrap()).collect()
+    });
     let (load, events) = feeder.stop();
 
-    let undisturbed = Stage::set("undisturbed", &Place::one_broker(), &[TARGET]);
+    let undisturbed = Stage::set("undisturbed", &Place::one_broker(), &TARGETS);
     let _undisturbed = undisturbed.run_undisturbed(&events, &load);
     println!(
         "{} events; all was there {:?} after the last in the run without kills",
