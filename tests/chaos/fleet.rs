@@ -13,13 +13,15 @@ const LAST_LINES: usize = 8;
 /// A process that is asked to stop ends its calls first.
 const STOPPED_WITHIN: Duration = Duration::from_secs(40);
 
-/// What a process ends by itself with, and the line that says so. Both are safe ends, after which whatever runs the processes
-/// starts them again; each has a fault of librdkafka behind it:
-/// - a call that never returns when a coordinator goes away (librdkafka#5511): the watchdog ends the process;
-/// - a static member whose session has timed out joins anew, and is fenced by its own earlier request (librdkafka#3437).
-const OWN_ENDS: [(i32, &str, &str); 2] = [
+/// What a process ends by itself with, and what it says last. All are safe ends, after which whatever runs the processes starts
+/// them again:
+/// - a call never returns when a coordinator goes away (librdkafka#5511): the watchdog ends the process;
+/// - a static member whose session has timed out joins anew, and is fenced by its own earlier request (librdkafka#3437);
+/// - a process that is started while a broker is away gets no answer in time.
+const OWN_ENDS: [(i32, &str, &str); 3] = [
     (70, "has not returned for", "ended by the watchdog"),
     (1, "fenced: another process runs as this member", "fenced without another of its name"),
+    (4, "check `bus:` in lockstep.yaml", "not answered at its start"),
 ];
 
 pub struct Fleet<'a> {
