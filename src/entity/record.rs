@@ -6,6 +6,7 @@
 
 use super::key::HEAD;
 use super::step::{Step, StepError};
+use crate::model::envelope;
 use crate::model::{
     Address, Alert, AlertKind, AlertState, Attributes, Body, DecisionKind, EventId, IdentityId, RecordChange, RecordId,
     RouteVerdict, RoutingKey, SourceEvent, SourceName, TenantId, Timestamp, Value,
@@ -41,8 +42,10 @@ pub struct RecordHead {
     pub answers: BTreeMap<String, Vec<Address>>,
     pub link: Link,
     /// Of the events at `order`, the one whose content stands; None where only a removal was seen there.
+    #[serde(deserialize_with = "envelope::or_default")]
     pub standing: Option<EventId>,
     /// In partial updates: for each attribute that events at `order` set, the one whose value stands.
+    #[serde(deserialize_with = "envelope::or_default")]
     pub set_by: BTreeMap<String, Rank>,
 }
 

@@ -22,6 +22,9 @@ const LATER_CHECKS: [Duration; 2] = [Duration::from_secs(3600), Duration::from_s
 /// Between a call's `started` and the call lies the commit of the row that says so: no transaction takes longer.
 const LONGEST_COMMIT: Duration = Duration::from_secs(10);
 
+/// How far the clocks of two processes may be apart: one that is 30 s off the brokers' refuses to run.
+const CLOCKS_APART: Duration = Duration::from_secs(60);
+
 /// The durable row of one account.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lane {
@@ -248,8 +251,9 @@ impl Lane {
         match std::mem::take(&mut self.work) {
             Work::Running { mut pending, started, next } => {
                 pending.unknown = true;
-                // It was made after the row was stored, and before now.
-                pending.not_before = now.min(started.plus(LONGEST_COMMIT)).plus(call_timeout);
+                // It was made after the row was stored, by the clock of the process that made it, and before now by this one's.
+                let made = now.min(started.plus(LONGEST_COMMIT).plus(CLOCKS_APART));
+                pending.not_before = made.plus(call_timeout);
                 pending.due = pending.not_before;
                 if let Some(next) = next {
                     let result = self.result(&pending.command, Outcome::Superseded, pending.calls, now);

@@ -329,7 +329,11 @@ fn after_a_crash_what_ran_waits_out_its_time_and_is_read_first() {
 
     let mut long_ago = again;
     long_ago.restore(Timestamp(3_600_000), timeout);
-    assert_eq!(long_ago.due(), Some(Timestamp(21_000)), "a call began a commit's length later at most");
+    assert_eq!(long_ago.due(), Some(Timestamp(81_000)), "by another clock, a commit's length later at most");
+
+    let mut elsewhere = lane.clone();
+    elsewhere.restore(Timestamp(56_500), timeout);
+    assert_eq!(elsewhere.due(), Some(Timestamp(66_500)), "this process's clock may be ahead of the one that died");
 
     let mut waiting = self::lane([command(1, Op::Create)]);
     waiting.restore(Timestamp(1_500), timeout);

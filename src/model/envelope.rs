@@ -3,8 +3,8 @@
 //! Release N reads N-1, so a rolling update never meets bytes it can't read. A type that changes shape raises `VERSION`
 //! and says in `open` how the former one is read.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The version that this release writes.
 pub const VERSION: u8 = 1;
@@ -23,6 +23,12 @@ pub enum EnvelopeError {
 pub fn seal<T: Serialize>(value: &T) -> Vec<u8> {
     // Our own types hold no sequence of unknown length and no map with odd keys: encoding to a growing buffer can't fail.
     postcard::to_extend(value, vec![VERSION]).expect("plain data encodes")
+}
+
+/// For a field that a release adds at the end of a row: the default where the row, of the former release, ends before it. None
+/// but others like it may come after.
+pub fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(T::deserialize(deserializer).unwrap_or_default())
 }
 
 pub fn open<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, EnvelopeError> {
