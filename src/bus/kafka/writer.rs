@@ -499,11 +499,12 @@ mod tests {
     #[ignore = "needs Kafka: tests/run bus"]
     fn the_brokers_refuse_a_commit_of_a_generation_that_is_over() {
         let real = Real::new("generation");
-        let (one, two) = (real.member("a"), real.member("b"));
+        let one = real.member("a");
         until_assigned(&[&one], 2);
         let writer = real.writer();
         let stale = one.group_metadata().unwrap();
         real.write(&writer, &stale, "of its own generation", &|| false).unwrap();
+        let two = real.member("b");
         until_assigned(&[&one, &two], 1);
         let refused = real.write(&writer, &stale, "of a generation that is over", &|| false);
         assert_eq!(class(&refused), "aborted", "{refused:?}");

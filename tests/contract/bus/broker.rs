@@ -9,16 +9,20 @@ use lockstep::bus::{Bus, CommitError, Membership, Poll, Transaction};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A broker's start on a busy machine.
 const STARTED: Duration = Duration::from_secs(120);
-/// The watchdog's 30 s, and what comes before and after.
-const HUNG: Duration = Duration::from_secs(110);
+/// Four tries of a call, each with its time-out of 12 s, the abort, and what comes before and after.
+const HUNG: Duration = Duration::from_secs(150);
+
+/// Two that start at once may pick the same port; and each is a load of its own.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 struct Broker {
+    _alone: MutexGuard<'static, ()>,
     parts: tempfile::TempDir,
     address: String,
     /// Once it was started again.
@@ -27,10 +31,11 @@ struct Broker {
 
 impl Broker {
     fn start() -> Self {
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let parts = tempfile::tempdir().unwrap();
         let said = part("start", parts.path());
         let address = said.lines().last().expect("it prints its address").to_owned();
-        Self { parts, address, again: None }
+        Self { _alone: alone, parts, address, again: None }
     }
 
     fn folder(&self) -> PathBuf {
@@ -175,7 +180,7 @@ fn a_broker_killed_in_the_middle_of_commits_neither_loses_nor_doubles_a_record()
 
 const CHILD: &str = "LOCKSTEP_TEST_HANGS_AT";
 
-/// Run by the test below in a process of its own, which the watchdog is to end.
+/// Run by the test below in a process of its own, which the watchdog may end.
 #[test]
 #[ignore = "a part of the test below"]
 fn the_process_that_hangs() {
@@ -196,7 +201,7 @@ fn the_process_that_hangs() {
 
 #[test]
 #[ignore = "needs Kafka's jars: tests/run bus"]
-fn a_call_that_hangs_ends_the_process_and_the_next_one_goes_on() {
+fn a_broker_that_stands_still_in_a_commit_is_not_waited_for_without_end_and_nothing_is_lost() {
     use std::io::{BufRead as _, BufReader, Write as _};
     let broker = Broker::start();
     let bus = broker.connect();
@@ -227,7 +232,9 @@ fn a_call_that_hangs_ends_the_process_and_the_next_one_goes_on() {
     let rest: Vec<String> = said.map_while(Result::ok).collect();
     println!("ended with {status} after {:.0} s: {rest:?}", began.elapsed().as_secs_f64());
     broker.signal(libc::SIGCONT);
-    assert_eq!(status.code(), Some(70), "{rest:?}");
+    // Each call ends by its time-out, or the watchdog ends the process: never a commit that is taken for done.
+    let gave_up = rest.iter().any(|line| line.starts_with("returned: Err(Rewound"));
+    assert!(gave_up || status.code() == Some(70), "{status}: {rest:?}");
 
     let member = Membership { group, instance: "one".into(), topics: vec![input] };
     let mut session = bus.join(&member).unwrap();
