@@ -143,10 +143,12 @@ pub(super) fn step(
 }
 
 fn take(step: &mut Step, me: &Me, head: &mut RecordHead, event: SourceEvent) {
-    if head.recent.contains(&event.id) {
+    let id = remembered(&event.id);
+    // State of a former release remembers the ids themselves.
+    if head.recent.contains(&id) || head.recent.contains(&event.id) {
         return;
     }
-    head.recent.push_back(event.id.clone());
+    head.recent.push_back(id);
     if head.recent.len() > REMEMBERED_EVENTS {
         head.recent.pop_front();
     }
@@ -219,6 +221,22 @@ fn ends(step: &Step, me: &Me, attributes: &Attributes) -> bool {
     let Some(kind) = step.rules.kind_of(me.source) else { return false };
     let merged = kind.merge(&[(me.source, attributes)]);
     kind.lifecycle(&merged, LAST_DAY).is_ok_and(|lifecycle| lifecycle.phase == Phase::Ended)
+}
+
+/// What is remembered of an event's id: short ones as they are, of others a hash of 128 bits, behind a `#`. It takes no
+/// allocation to read, and 16 ids of 36 bytes would be most of a record's row.
+fn remembered(id: &EventId) -> EventId {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const LENGTH: usize = 22;
+    if id.as_str().len() <= LENGTH {
+        return id.clone();
+    }
+    let hash = xxhash_rust::xxh3::xxh3_128(id.as_str().as_bytes());
+    let mut text = *b"#                      ";
+    for (place, letter) in text[1..].iter_mut().enumerate() {
+        *letter = LETTERS[(hash >> (6 * place) & 63) as usize];
+    }
+    EventId::from(std::str::from_utf8(&text).expect("letters only"))
 }
 
 fn merge(current: &Attributes, changed: Attributes) -> Attributes {

@@ -1,5 +1,6 @@
 //! Messages between entities, and what an inbox record holds.
 
+use super::envelope;
 use super::event::{Cause, SourceEvent};
 use super::id::{AccountId, BundleHash, IdentityId, RecordId, RoutingKey, SourceName, TargetName, TenantId};
 use super::operation::Operation;
@@ -17,6 +18,16 @@ pub enum InboxRecord {
     Message(Message),
     /// From this offset on the partition evaluates by this rule bundle.
     Switch { bundle: BundleHash },
+}
+
+/// An inbox record's bytes, without taking the message for it.
+pub fn seal_message(message: &Message) -> Vec<u8> {
+    /// Encodes as `InboxRecord`, whose first variant it is.
+    #[derive(Serialize)]
+    enum Lent<'a> {
+        Message(&'a Message),
+    }
+    envelope::seal(&Lent::Message(message))
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -350,7 +361,7 @@ impl fmt::Display for EntityKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Action, envelope};
+    use crate::model::Action;
 
     /// The envelope's format describes nothing by itself: a type whose reading depends on what comes would not come back.
     #[test]
@@ -378,6 +389,8 @@ mod tests {
         for body in bodies {
             let cause = Cause::own("test".to_owned(), Timestamp(1));
             let record = InboxRecord::Message(Message { to: holder.clone(), body, cause });
+            let InboxRecord::Message(message) = &record else { unreachable!() };
+            assert_eq!(seal_message(message), envelope::seal(&record));
             assert_eq!(envelope::open::<InboxRecord>(&envelope::seal(&record)), Ok(record));
         }
     }

@@ -22,7 +22,7 @@ pub use id::{
     AccountId, BundleHash, EventId, Generation, IdentityId, Intent, PartitionId, RecordId, RoutingKey, SourceName,
     TargetName, TenantId,
 };
-pub use message::{Address, Body, EntityKey, InboxRecord, Message, PermitAnswer, RouteVerdict};
+pub use message::{Address, Body, EntityKey, InboxRecord, Message, PermitAnswer, RouteVerdict, seal_message};
 pub use operation::{Action, Operation};
 pub use report::{Alert, AlertKind, AlertState, DeadLetter, Decision, DecisionKind, ErrorClass, Outcome, ResultEvent};
 pub use time::Timestamp;

@@ -134,11 +134,6 @@ impl EventPath {
     pub fn parts(&self) -> &[String] {
         &self.0
     }
-
-    /// What stands there: None where nothing does, or where a step goes into something that is no object.
-    pub fn find<'j>(&self, event: &'j serde_json::Value) -> Option<&'j serde_json::Value> {
-        self.0.iter().try_fold(event, |here, part| here.get(part))
-    }
 }
 
 impl fmt::Display for EventPath {

@@ -13,6 +13,11 @@ const LIGHT_BYTES: usize = 64 << 10;
 /// A number, a bool or a null in any of the encodings, with what stands around it.
 const SCALAR_BYTES: usize = 24;
 
+/// What one byte may become in JSON at most: `\u0001`.
+const ESCAPE_BYTES: usize = 6;
+/// Texts up to this are reckoned as if all of it were escaped.
+const SHORT_TEXT_BYTES: usize = 64;
+
 /// The most that a decoded event may take in the inbox: less than a row may, for it may have to wait in one, and as a message
 /// between entities it is wrapped once more.
 pub fn most_of_event(record_bytes: usize) -> usize {
@@ -98,6 +103,10 @@ fn value_bytes(value: &Value) -> usize {
 
 /// As JSON writes it (RFC 8259, section 7), with its quotes and what stands around it.
 fn text_bytes(text: &str) -> usize {
+    if text.len() <= SHORT_TEXT_BYTES {
+        // Nearly every text: not worth a look at each byte.
+        return ESCAPE_BYTES * text.len() + SCALAR_BYTES;
+    }
     let escaped = text.bytes().map(|byte| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
         0..=0x1f => 6,

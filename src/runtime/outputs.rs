@@ -8,8 +8,8 @@ use crate::bus::Outgoing;
 use crate::codec::public::{Public, PublicCodec, PublicError};
 use crate::entity::Emission;
 use crate::model::{
-    Alert, AlertKind, AlertState, Command, Decision, DecisionKind, InboxRecord, Message, Op, TargetName, TenantId,
-    Timestamp, envelope,
+    Alert, AlertKind, AlertState, Command, Decision, DecisionKind, Message, Op, TargetName, TenantId, Timestamp,
+    seal_message,
 };
 use crate::rules::{Bundle, PublicFormat};
 use crate::store::{StoreError, Write};
@@ -75,7 +75,7 @@ impl Publisher {
             topic: settings.topics.inbox(),
             partition: Some(routing_key.partition(settings.inbox_partitions).0),
             key: Some(routing_key.0.as_bytes().to_vec()),
-            value: Some(envelope::seal(&InboxRecord::Message(message.clone()))),
+            value: Some(seal_message(message)),
             headers: Vec::new(),
         }
     }

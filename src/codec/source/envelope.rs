@@ -1,20 +1,21 @@
 //! An event's bytes as one JSON document, whatever they were: plain JSON, Avro, or a CloudEvent with its attributes beside
 //! `data`.
 
+use super::json::Json;
 use super::{DecodeError, Reason, Rejection, SourceDecoder};
 use crate::codec::avro::{Framed, ReadError, WriterSchema, sniff};
 use crate::codec::cloudevents;
 use crate::rules::SourceFormat;
 use apache_avro::types::Value as Avro;
-use serde_json::{Map, Value as Json, json};
+use std::borrow::Cow;
 
 impl SourceDecoder {
-    pub(super) fn document(
+    pub(super) fn document<'v>(
         &self,
         format: SourceFormat,
-        value: &[u8],
+        value: &'v [u8],
         headers: &[(String, Vec<u8>)],
-    ) -> Result<Json, DecodeError> {
+    ) -> Result<Json<'v>, DecodeError> {
         match format {
             SourceFormat::Json | SourceFormat::Keycloak => Ok(object(value)?),
             SourceFormat::Avro => self.avro(value),
@@ -24,9 +25,9 @@ impl SourceDecoder {
     }
 
     /// The Kafka binding's binary mode: attributes in headers, data in the value.
-    fn binary(&self, value: &[u8], headers: &[(String, Vec<u8>)]) -> Result<Json, DecodeError> {
-        let mut document = cloudevents::attributes(headers);
-        if document.is_empty() {
+    fn binary<'v>(&self, value: &'v [u8], headers: &[(String, Vec<u8>)]) -> Result<Json<'v>, DecodeError> {
+        let attributes = cloudevents::attributes(headers);
+        if attributes.is_empty() {
             let detail = "there is neither a header ce_id nor a content-type of application/cloudevents+json";
             return Err(Rejection::new(Reason::NotCloudEvent, detail).into());
         }
@@ -35,11 +36,11 @@ impl SourceDecoder {
             _ if value.is_empty() => Json::Null,
             _ => json_of(value)?,
         };
-        document.insert("data".to_owned(), data);
-        Ok(Json::Object(document))
+        let attributes = attributes.into_iter().map(|(name, value)| (Cow::Owned(name), Json::from(value)));
+        Ok(Json::Object(attributes.chain([(Cow::Borrowed("data"), data)]).collect()))
     }
 
-    fn avro(&self, value: &[u8]) -> Result<Json, DecodeError> {
+    fn avro(&self, value: &[u8]) -> Result<Json<'static>, DecodeError> {
         let unknown = |detail: String| Rejection::new(Reason::UnknownSchema, detail);
         match sniff(value) {
             Framed::Registered { id, body } => {
@@ -68,7 +69,7 @@ impl SourceDecoder {
 }
 
 /// The Kafka binding's structured mode, in the JSON event format.
-fn structured(value: &[u8]) -> Result<Json, Rejection> {
+fn structured(value: &[u8]) -> Result<Json<'_>, Rejection> {
     let document = object(value)?;
     if document.get("data_base64").is_some() {
         let detail = "field data_base64: binary data is not read; send data as JSON";
@@ -77,7 +78,7 @@ fn structured(value: &[u8]) -> Result<Json, Rejection> {
     Ok(document)
 }
 
-fn object(value: &[u8]) -> Result<Json, Rejection> {
+fn object(value: &[u8]) -> Result<Json<'_>, Rejection> {
     let document = json_of(value)?;
     if document.is_object() {
         Ok(document)
@@ -87,53 +88,63 @@ fn object(value: &[u8]) -> Result<Json, Rejection> {
     }
 }
 
-fn json_of(value: &[u8]) -> Result<Json, Rejection> {
+fn json_of(value: &[u8]) -> Result<Json<'_>, Rejection> {
     serde_json::from_slice(value).map_err(|error| {
         let detail = format!("not JSON from line {}, column {} on", error.line(), error.column());
         Rejection::new(Reason::NotJson, detail)
     })
 }
 
-fn read(writer: &WriterSchema, body: &[u8]) -> Result<Json, Rejection> {
+fn read(writer: &WriterSchema, body: &[u8]) -> Result<Json<'static>, Rejection> {
     let value =
         writer.read_value(body).map_err(|error: ReadError| Rejection::new(Reason::NotAvro, error.to_string()))?;
     Ok(json_of_avro(value))
 }
 
 /// Dates and times become text as JSON sources send it. What has no counterpart becomes an object, which no attribute takes.
-fn json_of_avro(value: Avro) -> Json {
+fn json_of_avro(value: Avro) -> Json<'static> {
     match value {
         Avro::Null => Json::Null,
-        Avro::Boolean(b) => b.into(),
-        Avro::Int(i) | Avro::TimeMillis(i) => i.into(),
-        Avro::Long(i) | Avro::TimeMicros(i) => i.into(),
-        Avro::Float(x) => f64::from(x).into(),
-        Avro::Double(x) => x.into(),
-        Avro::String(text) | Avro::Enum(_, text) => text.into(),
-        Avro::Uuid(id) => id.to_string().into(),
+        Avro::Boolean(b) => Json::Bool(b),
+        Avro::Int(i) | Avro::TimeMillis(i) => Json::Number(i.into()),
+        Avro::Long(i) | Avro::TimeMicros(i) => Json::Number(i.into()),
+        Avro::Float(x) => double(f64::from(x)),
+        Avro::Double(x) => double(x),
+        Avro::String(text) | Avro::Enum(_, text) => Json::String(text.into()),
+        Avro::Uuid(id) => Json::String(id.to_string().into()),
         Avro::Union(_, inner) => json_of_avro(*inner),
-        Avro::Array(items) => items.into_iter().map(json_of_avro).collect(),
-        Avro::Map(entries) => entries.into_iter().map(|(name, value)| (name, json_of_avro(value))).collect(),
-        Avro::Record(fields) => fields.into_iter().map(|(name, value)| (name, json_of_avro(value))).collect(),
+        Avro::Array(items) => Json::Array(items.into_iter().map(json_of_avro).collect()),
+        Avro::Map(entries) => members(entries),
+        Avro::Record(fields) => members(fields),
         Avro::Date(days) => time(i64::from(days).checked_mul(86_400), jiff::Timestamp::from_second, true),
         Avro::TimestampMillis(ms) => time(Some(ms), jiff::Timestamp::from_millisecond, false),
         Avro::TimestampMicros(us) => time(Some(us), jiff::Timestamp::from_microsecond, false),
         Avro::TimestampNanos(ns) => time(Some(ns / 1_000), jiff::Timestamp::from_microsecond, false),
-        Avro::BigDecimal(number) => number.to_string().into(),
+        Avro::BigDecimal(number) => Json::String(number.to_string().into()),
         Avro::Bytes(_)
         | Avro::Fixed(..)
         | Avro::Decimal(_)
         | Avro::Duration(_)
         | Avro::LocalTimestampMillis(_)
         | Avro::LocalTimestampMicros(_)
-        | Avro::LocalTimestampNanos(_) => json!({"unmapped": true}),
+        | Avro::LocalTimestampNanos(_) => Json::Object(Vec::new()),
     }
 }
 
-fn time(count: Option<i64>, of: fn(i64) -> Result<jiff::Timestamp, jiff::Error>, date_only: bool) -> Json {
+fn double(number: f64) -> Json<'static> {
+    serde_json::Number::from_f64(number).map_or(Json::Null, Json::Number)
+}
+
+fn members(entries: impl IntoIterator<Item = (String, Avro)>) -> Json<'static> {
+    Json::Object(entries.into_iter().map(|(name, value)| (name.into(), json_of_avro(value))).collect())
+}
+
+fn time(count: Option<i64>, of: fn(i64) -> Result<jiff::Timestamp, jiff::Error>, date_only: bool) -> Json<'static> {
     match count.map(of) {
-        Some(Ok(time)) if date_only => time.to_string().chars().take("YYYY-MM-DD".len()).collect::<String>().into(),
-        Some(Ok(time)) => time.to_string().into(),
-        _ => Json::Object(Map::new()),
+        Some(Ok(time)) => {
+            let text = time.to_string();
+            Json::String(if date_only { text.chars().take("YYYY-MM-DD".len()).collect() } else { text.into() })
+        }
+        _ => Json::Object(Vec::new()),
     }
 }

@@ -3,13 +3,13 @@
 //! Text that is a number or a bool is one where the source declares so; nothing else is converted. A list of one stands for
 //! its element where a single value is declared: directories hold every attribute as a list.
 
+use super::json::Json;
 use super::{MOST_ID_BYTES, Reason, Rejection};
 use crate::model::{Attributes, Timestamp, Value};
 use crate::rules::{AttributeRule, AttributeType, EventPath, SourceRules};
-use serde_json::Value as Json;
 use smol_str::SmolStr;
 
-pub(super) fn type_name(json: Option<&Json>) -> &'static str {
+pub(super) fn type_name(json: Option<&Json<'_>>) -> &'static str {
     match json {
         None => "nothing",
         Some(Json::Null) => "null",
@@ -21,16 +21,16 @@ pub(super) fn type_name(json: Option<&Json>) -> &'static str {
     }
 }
 
-fn wrong(path: &EventPath, wanted: &str, found: &Json) -> Rejection {
+fn wrong(path: &EventPath, wanted: &str, found: &Json<'_>) -> Rejection {
     let found = type_name(Some(found));
     Rejection::new(Reason::WrongType, format!("field {path}: {wanted} wanted, {found} found"))
 }
 
 /// An id: text or a whole number, not empty.
-pub(super) fn id(document: &Json, path: &EventPath, missing: Reason) -> Result<String, Rejection> {
-    let id = match path.find(document) {
-        Some(Json::String(text)) => text.clone(),
-        Some(Json::Number(number)) if number.is_i64() || number.is_u64() => number.to_string(),
+pub(super) fn id(document: &Json<'_>, path: &EventPath, missing: Reason) -> Result<SmolStr, Rejection> {
+    let id = match document.find(path) {
+        Some(Json::String(text)) => SmolStr::from(text.as_ref()),
+        Some(Json::Number(number)) if number.is_i64() || number.is_u64() => smol_str::format_smolstr!("{number}"),
         found => {
             let detail = format!("field {path}: text or a whole number wanted, {} found", type_name(found));
             return Err(Rejection::new(missing, detail));
@@ -47,7 +47,7 @@ pub(super) fn id(document: &Json, path: &EventPath, missing: Reason) -> Result<S
 pub(super) fn route(
     rules: &SourceRules,
     name: &str,
-    document: &Json,
+    document: &Json<'_>,
     remove: bool,
 ) -> Result<Option<SmolStr>, Rejection> {
     let wrong = |what: &str| {
@@ -69,8 +69,8 @@ pub(super) fn route(
 }
 
 /// None where there is none: then the broker's timestamp holds.
-pub(super) fn time(document: &Json, path: &EventPath) -> Result<Option<Timestamp>, Rejection> {
-    match path.find(document) {
+pub(super) fn time(document: &Json<'_>, path: &EventPath) -> Result<Option<Timestamp>, Rejection> {
+    match document.find(path) {
         None | Some(Json::Null) => Ok(None),
         Some(found) => {
             let time = millis(found).ok_or_else(|| wrong(path, "RFC 3339 text or a number of ms", found))?;
@@ -80,8 +80,8 @@ pub(super) fn time(document: &Json, path: &EventPath) -> Result<Option<Timestamp
 }
 
 /// An event without it would be taken in order of arrival, beside others that are not: bad input.
-pub(super) fn order(document: &Json, path: &EventPath) -> Result<i64, Rejection> {
-    match path.find(document) {
+pub(super) fn order(document: &Json<'_>, path: &EventPath) -> Result<i64, Rejection> {
+    match document.find(path) {
         None | Some(Json::Null) => {
             Err(Rejection::new(Reason::MissingRequired, format!("field {path}: the event's order is not there")))
         }
@@ -89,7 +89,7 @@ pub(super) fn order(document: &Json, path: &EventPath) -> Result<i64, Rejection>
     }
 }
 
-fn millis(json: &Json) -> Option<i64> {
+fn millis(json: &Json<'_>) -> Option<i64> {
     match json {
         Json::Number(number) => number.as_i64(),
         // A sequence that a source writes as text, for want of numbers of 64 bits in its language.
@@ -100,18 +100,13 @@ fn millis(json: &Json) -> Option<i64> {
     }
 }
 
-pub(super) fn attributes(rules: &SourceRules, document: &Json) -> Result<Attributes, Rejection> {
-    let mut attributes = Attributes::default();
+pub(super) fn attributes(rules: &SourceRules, document: &Json<'_>) -> Result<Attributes, Rejection> {
+    let mut attributes = Vec::with_capacity(rules.attributes.len());
     for (name, rule) in &rules.attributes {
-        match attribute(rule, document)? {
-            // A null removes in a partial update only, and only where the source says so.
-            Some(Value::Null) if !(rules.record.partial && rules.record.null_removes) => {}
-            Some(value) => {
-                attributes.insert(name.clone(), value);
-            }
-            None => {}
-        }
-        let missing = match attributes.get(name) {
+        // A null removes in a partial update only, and only where the source says so.
+        let removes = rules.record.partial && rules.record.null_removes;
+        let value = attribute(rule, document)?.filter(|value| removes || *value != Value::Null);
+        let missing = match &value {
             None | Some(Value::Null) => Some("is not there"),
             // What systems write when they have no value.
             Some(Value::Text(text)) if text.trim().is_empty() => Some("is empty"),
@@ -121,13 +116,14 @@ pub(super) fn attributes(rules: &SourceRules, document: &Json) -> Result<Attribu
             let detail = format!("field {}: attribute {name} is required and {missing}", rule.path);
             return Err(Rejection::new(Reason::MissingRequired, detail));
         }
+        attributes.extend(value.map(|value| (name.as_str(), value)));
     }
-    Ok(attributes)
+    Ok(attributes.into_iter().collect())
 }
 
 /// None: it is not there.
-fn attribute(rule: &AttributeRule, document: &Json) -> Result<Option<Value>, Rejection> {
-    let Some(found) = rule.path.find(document) else { return Ok(None) };
+fn attribute(rule: &AttributeRule, document: &Json<'_>) -> Result<Option<Value>, Rejection> {
+    let Some(found) = document.find(&rule.path) else { return Ok(None) };
     if rule.kind == AttributeType::List {
         return list(rule, found).map(Some);
     }
@@ -139,11 +135,11 @@ fn attribute(rule: &AttributeRule, document: &Json) -> Result<Option<Value>, Rej
     let value = match (rule.kind, single) {
         (_, Json::Null) => Some(Value::Null),
         (_, Json::Object(_) | Json::Array(_)) => None,
-        (AttributeType::Text, scalar) => Value::from_json(scalar),
+        (AttributeType::Text, scalar) => scalar.value(),
         (AttributeType::Int, scalar) => int(scalar),
         (AttributeType::Bool, Json::Bool(b)) => Some(Value::Bool(*b)),
         (AttributeType::Bool, Json::String(text)) => bool(text),
-        (AttributeType::Date, Json::String(text)) if is_date(text) => Some(Value::Text(text.clone().into())),
+        (AttributeType::Date, Json::String(text)) if is_date(text) => Some(Value::text(text.as_ref())),
         _ => None,
     };
     match value {
@@ -167,7 +163,7 @@ fn wanted(kind: AttributeType) -> &'static str {
     }
 }
 
-fn list(rule: &AttributeRule, found: &Json) -> Result<Value, Rejection> {
+fn list(rule: &AttributeRule, found: &Json<'_>) -> Result<Value, Rejection> {
     match found {
         Json::Null => Ok(Value::Null),
         Json::Array(items) => {
@@ -179,13 +175,13 @@ fn list(rule: &AttributeRule, found: &Json) -> Result<Value, Rejection> {
                 );
                 return Err(Rejection::new(Reason::WrongType, detail));
             }
-            Ok(Value::List(items.iter().filter(|item| !item.is_null()).filter_map(Value::from_json).collect()))
+            Ok(Value::List(items.iter().filter(|item| !item.is_null()).filter_map(Json::value).collect()))
         }
         other => Err(wrong(&rule.path, wanted(AttributeType::List), other)),
     }
 }
 
-fn int(json: &Json) -> Option<Value> {
+fn int(json: &Json<'_>) -> Option<Value> {
     match json {
         Json::Number(number) => number.as_i64().map(Value::Int),
         Json::String(text) => text.parse().ok().map(Value::Int),

@@ -7,6 +7,7 @@
 
 mod dead_letter;
 mod envelope;
+mod json;
 mod mapping;
 
 pub use dead_letter::dead_letter;
@@ -16,8 +17,8 @@ use super::cloudevents::{TRACEPARENT, header};
 use super::registry::{Registry, RegistryError};
 use crate::model::{Attributes, EventId, Incoming, Origin, RecordChange, RecordId, RoutingKey, SourceEvent, TenantId};
 use crate::rules::{EventMeaning, EventPath, SourceFormat, SourceRules, TenantRule, Tombstones};
-use serde_json::Value as Json;
-use smol_str::SmolStr;
+
+use json::Json;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -159,14 +160,14 @@ impl SourceDecoder {
         Ok(self.event(rules, incoming, &document)?)
     }
 
-    fn event(&self, rules: &SourceRules, incoming: &Incoming, document: &Json) -> Result<Decoded, Rejection> {
+    fn event(&self, rules: &SourceRules, incoming: &Incoming, document: &Json<'_>) -> Result<Decoded, Rejection> {
         let tenant = self.tenant(rules, incoming, Some(document))?;
         let id = mapping::id(document, &rules.event.id, Reason::NoId)?;
         let meaning = meaning(rules, document)?;
         if meaning == EventMeaning::Ignore {
             return Ok(Decoded::Ignored);
         }
-        let record = SmolStr::from(mapping::id(document, &rules.record.id, Reason::NoRecordId)?);
+        let record = mapping::id(document, &rules.record.id, Reason::NoRecordId)?;
         let remove = meaning == EventMeaning::Remove;
         let attributes = if remove { Attributes::default() } else { mapping::attributes(rules, document)? };
         let route = match &rules.route_by {
@@ -185,7 +186,7 @@ impl SourceDecoder {
             source: rules.name.clone(),
             record: RecordId(record),
             routing_key,
-            id: EventId(id.into()),
+            id: EventId(id),
             order,
             time: time.unwrap_or(incoming.timestamp),
             change: match (remove, rules.record.partial) {
@@ -232,12 +233,17 @@ impl SourceDecoder {
         Ok(if rules.route_by.is_some() { Decoded::Unrouted(event) } else { Decoded::Event(event) })
     }
 
-    fn tenant(&self, rules: &SourceRules, incoming: &Incoming, document: Option<&Json>) -> Result<TenantId, Rejection> {
+    fn tenant(
+        &self,
+        rules: &SourceRules,
+        incoming: &Incoming,
+        document: Option<&Json<'_>>,
+    ) -> Result<TenantId, Rejection> {
         let (found, place) = match &rules.tenant {
             TenantRule::Constant(tenant) => (Some(tenant.clone()), "the source's `tenant`".to_owned()),
             TenantRule::Header(name) => (header(&incoming.headers, name).map(TenantId::from), format!("header {name}")),
             TenantRule::Field(path) => {
-                let found = document.and_then(|document| path.find(document)).and_then(Json::as_str);
+                let found = document.and_then(|document| document.find(path)).and_then(Json::as_str);
                 (found.map(TenantId::from), format!("field {path}"))
             }
             TenantRule::Topic(pattern) => {
@@ -256,17 +262,17 @@ impl SourceDecoder {
 
 /// The record id in an event that has come by HTTP, for the key it is stored under; None where the event will be rejected.
 pub fn record_key(rules: &SourceRules, bytes: &[u8]) -> Option<String> {
-    let document: Json = serde_json::from_slice(bytes).ok()?;
-    mapping::id(&document, &rules.record.id, Reason::NoRecordId).ok()
+    let document: Json<'_> = serde_json::from_slice(bytes).ok()?;
+    mapping::id(&document, &rules.record.id, Reason::NoRecordId).ok().map(Into::into)
 }
 
 fn origin(incoming: &Incoming) -> Origin {
     Origin { topic: incoming.topic.clone(), partition: incoming.partition, offset: incoming.offset }
 }
 
-fn meaning(rules: &SourceRules, document: &Json) -> Result<EventMeaning, Rejection> {
+fn meaning(rules: &SourceRules, document: &Json<'_>) -> Result<EventMeaning, Rejection> {
     let path = rules.event.kind.as_ref();
-    let found = path.and_then(|path| path.find(document));
+    let found = path.and_then(|path| document.find(path));
     rules.event.meaning(found.and_then(Json::as_str)).ok_or_else(|| {
         let field = path.map(EventPath::to_string).unwrap_or_default();
         let detail = match found {
@@ -278,7 +284,7 @@ fn meaning(rules: &SourceRules, document: &Json) -> Result<EventMeaning, Rejecti
 }
 
 /// As a header of its own, or as CloudEvents' distributed tracing extension. What is none is left out.
-fn traceparent(incoming: &Incoming, format: SourceFormat, document: &Json) -> Option<String> {
+fn traceparent(incoming: &Incoming, format: SourceFormat, document: &Json<'_>) -> Option<String> {
     let extension = (format == SourceFormat::CloudEvents).then(|| document.get(TRACEPARENT)).flatten();
     let found = header(&incoming.headers, TRACEPARENT).or(extension.and_then(Json::as_str))?;
     let fine = found.len() <= MOST_TRACEPARENT_BYTES && found.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');

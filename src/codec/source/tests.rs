@@ -5,6 +5,7 @@ use crate::codec::avro::{fingerprint, single_object_frame};
 use crate::model::{Timestamp, Value};
 use crate::rules::{Bundle, SourceFile};
 use apache_avro::writer::datum::GenericDatumWriter;
+use serde_json::Value as Json;
 use serde_json::json;
 
 const HR: &str = "\

@@ -2,7 +2,7 @@
 
 use super::{compiled, edited, quickstart};
 use crate::model::{Attributes, Desired, Op, SourceName, TargetName, Timestamp, Universe, Value};
-use crate::rules::{Bundle, EventMeaning, Phase, RuleError, SourceFile, example};
+use crate::rules::{Bundle, EventMeaning, EventPath, Phase, RuleError, SourceFile, example};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -126,6 +126,10 @@ fn the_hash_is_of_paths_and_texts_whatever_their_order_and_line_ends() {
     assert_ne!(hash(&longer), hash(&quickstart()));
 }
 
+fn at<'j>(path: &EventPath, event: &'j serde_json::Value) -> Option<&'j serde_json::Value> {
+    path.parts().iter().try_fold(event, |here, part| here.get(part))
+}
+
 /// The last record of each worker in the quickstart's events, as its source's order has it.
 fn last_records(bundle: &Bundle, source: &str, events: &str, order: &str) -> BTreeMap<String, Option<Attributes>> {
     let rules = bundle.source(&source.into()).unwrap();
@@ -134,11 +138,11 @@ fn last_records(bundle: &Bundle, source: &str, events: &str, order: &str) -> BTr
         let event: serde_json::Value = serde_json::from_str(line).unwrap();
         let kind = event["type"].as_str();
         let meaning = rules.event.meaning(kind);
-        let Some(record) = rules.record.id.find(&event).and_then(|id| id.as_str()) else { continue };
+        let Some(record) = at(&rules.record.id, &event).and_then(|id| id.as_str()) else { continue };
         let attributes = rules
             .attributes
             .iter()
-            .filter_map(|(name, rule)| Some((name.clone(), Value::from_json(rule.path.find(&event)?)?)));
+            .filter_map(|(name, rule)| Some((name.clone(), Value::from_json(at(&rule.path, &event)?)?)));
         let attributes = match meaning {
             Some(EventMeaning::Upsert) => Some(attributes.collect()),
             Some(EventMeaning::Remove) => None,
