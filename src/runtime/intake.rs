@@ -63,6 +63,11 @@ impl Intake {
         }
     }
 
+    /// The one topic whose records are for entities.
+    pub fn inbox(&self) -> &str {
+        &self.inbox
+    }
+
     /// All topics that a processor reads.
     pub fn topics(&self) -> Vec<String> {
         let own = [&self.inbox, &self.results, &self.operations].into_iter();

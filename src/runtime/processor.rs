@@ -231,8 +231,12 @@ impl Processor {
             partition.sweep(SWEPT_A_TURN, &mut emitted)?;
             more |= partition.is_sweeping();
         }
-        for (entity, outcome) in &emitted.steps {
-            self.metrics.steps_total.of([entity, outcome]).inc();
+        let mut steps: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        for step in &emitted.steps {
+            *steps.entry(*step).or_default() += 1;
+        }
+        for ((entity, outcome), count) in steps {
+            self.metrics.steps_total.of([entity, outcome]).inc_by(count);
         }
         self.publisher.publish(&self.bundle, &self.settings, emitted, &mut transaction.outputs)?;
         let changelog = self.settings.topics.state();
@@ -300,7 +304,7 @@ impl Processor {
         transaction: &mut Transaction,
         emitted: &mut Emitted,
     ) -> Result<(), ProcessorError> {
-        if record.topic != self.settings.topics.inbox() {
+        if record.topic != self.intake.inbox() {
             match self.intake.take(&record, &self.metrics)? {
                 Taken::Message(message) => {
                     let output = self.publisher.inbox(&self.settings, &message);
