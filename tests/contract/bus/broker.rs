@@ -136,7 +136,9 @@ fn a_broker_killed_in_the_middle_of_commits_neither_loses_nor_doubles_a_record()
         let (input, output, ended) = (&input, &output, &ended);
         let copier = threads.spawn(move || {
             let mut session = bus.join(&copying).unwrap();
-            let (mut done, mut rewound) = (0, 0);
+            // A broker that dies between taking a static member's join and answering it takes the same member for another when
+            // it asks again, and fences it: its process ends and is started anew.
+            let (mut done, mut rewound, mut fenced) = (0, 0, 0);
             // Small transactions, so that a kill hits every part of one sooner or later.
             let limit = lockstep::bus::BatchLimit::new(10, 1 << 20);
             while !ended.load(Ordering::SeqCst) {
@@ -147,17 +149,24 @@ fn a_broker_killed_in_the_middle_of_commits_neither_loses_nor_doubles_a_record()
                         std::thread::sleep(Duration::from_millis(200));
                         continue;
                     }
+                    Err(lockstep::bus::BusError::Fenced(_)) => {
+                        (session, fenced) = (bus.join(&copying).unwrap(), fenced + 1);
+                        continue;
+                    }
                     Err(error) => panic!("{error}"),
                 };
                 let outputs = batch.iter().map(|record| copy_to(output, record)).collect();
                 match session.commit(Transaction { outputs, offsets: offsets_after(&batch) }) {
                     Ok(()) => done += batch.len(),
                     Err(CommitError::Rewound(_)) => rewound += 1,
+                    Err(CommitError::Bus(lockstep::bus::BusError::Fenced(_))) => {
+                        (session, fenced) = (bus.join(&copying).unwrap(), fenced + 1);
+                    }
                     Err(error) => panic!("{error}"),
                 }
             }
             let left: i64 = session.positions().values().sum();
-            println!("copied {done} of {input}, rewound {rewound} times, at {left}");
+            println!("copied {done} of {input}, rewound {rewound} times, fenced {fenced}, at {left}");
             (done, rewound)
         });
         for _ in 0..3 {
