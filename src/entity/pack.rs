@@ -8,6 +8,8 @@
 //! Format: version, flags, and the body (LZ4 block with its length before it, if the flag says so): for each entity its key
 //! and its rows by name, every part behind its length (LEB128). The rows keep envelopes of their own.
 
+pub use lz4_flex::block::CompressTable;
+use lz4_flex::block::{compress_into_with_table, get_maximum_output_size};
 use std::cmp::Ordering;
 use std::ops::Range;
 
@@ -123,6 +125,11 @@ impl Pack {
 
     /// None: nothing is left, the record is deleted.
     pub fn seal(&self) -> Option<Vec<u8>> {
+        self.seal_with(&mut CompressTable::default())
+    }
+
+    /// The same, with a table that is used again and again: a fresh one costs more than the compression.
+    pub fn seal_with(&self, table: &mut CompressTable) -> Option<Vec<u8>> {
         if self.entities.is_empty() && !self.beside {
             return None;
         }
@@ -139,13 +146,14 @@ impl Pack {
         if body.len() < LEAST_COMPRESSED {
             return Some([&[VERSION, beside], body.as_slice()].concat());
         }
-        let mut sealed = Vec::with_capacity(lz4_flex::block::get_maximum_output_size(body.len()) + 8);
+        let most = get_maximum_output_size(body.len());
+        let mut sealed = Vec::with_capacity(most + 8);
         sealed.extend([VERSION, beside | LZ4]);
         put_length(&mut sealed, body.len());
         let start = sealed.len();
-        sealed.resize(start + lz4_flex::block::get_maximum_output_size(body.len()), 0);
+        sealed.resize(start + most, 0);
         let written =
-            lz4_flex::block::compress_into(&body, &mut sealed[start..]).expect("there is room for the worst case");
+            compress_into_with_table(&body, &mut sealed[start..], table).expect("there is room for the worst case");
         sealed.truncate(start + written);
         Some(sealed)
     }

@@ -3,7 +3,7 @@
 //! The pack of a routing key is read and decoded when the first message for it comes, changed in place, and encoded once when
 //! the batch is committed. What was committed last stays in a bounded cache, so that hot state is not read from the disk.
 
-use crate::entity::pack::{Pack, PackError};
+use crate::entity::pack::{CompressTable, Pack, PackError};
 use crate::entity::{Rows, key};
 use crate::model::{Address, EntityKey, RoutingKey, Timestamp};
 use crate::store::{DueTimer, Store, StoreError, Write};
@@ -197,7 +197,9 @@ impl Written {
     /// What has to be written, each key once, and the packs among it for the cache.
     pub fn seal(self) -> Sealed {
         let packs = self.packs.into_iter().filter(|(_, pack)| pack.is_changed());
-        let mut packs: Vec<(RoutingKey, Option<Vec<u8>>)> = packs.map(|(of, pack)| (of, pack.seal())).collect();
+        let mut table = CompressTable::default();
+        let packs = packs.map(|(of, pack)| (of, pack.seal_with(&mut table)));
+        let mut packs: Vec<(RoutingKey, Option<Vec<u8>>)> = packs.collect();
         // The same batch gives the same records in the same order.
         packs.sort_by(|(a, _), (b, _)| a.cmp(b));
         let beside = self.rows.into_iter().map(|(key, row)| Write { key, value: row.value, timer: row.timer });

@@ -11,8 +11,9 @@ use std::time::Duration;
 /// fjall writes this file last when it makes a database, so without it nothing was ever stored.
 const VERSION_MARKER: &str = "version";
 
-/// Flushing and compacting: with one thread a long compaction would hold up flushes.
-const WORKER_THREADS: usize = 2;
+/// Flushing and compacting. With more than one fjall keeps one free for flushes by handing compactions back to the queue,
+/// round and round for as long as another compacts: a tenth of all CPU under load.
+const WORKER_THREADS: usize = 1;
 
 /// How much of the journal may stay on disk before memtables are flushed for it. fjall's least is 64 MiB.
 const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;

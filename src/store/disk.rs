@@ -260,7 +260,9 @@ impl DiskStore {
             let key = write.key.as_slice();
             let row = self.row(key)?;
             let by_key = self.key(&[&[TIMER_BY_KEY], key]);
-            let was_due = self.mark_at(&by_key)?;
+            // A row with a value and no timer never had one: most writes need no look at the disk.
+            let may_be_timer = write.timer.is_some() || write.value.is_none();
+            let was_due = if may_be_timer { self.mark_at(&by_key)? } else { None };
             let is_due = write.timer.filter(|_| write.value.is_some()).map(|due| due.0);
             if was_due != is_due {
                 if let Some(due) = was_due {

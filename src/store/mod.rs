@@ -53,10 +53,11 @@ pub trait Store: Send {
     fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<DueTimer>, StoreError>;
     /// When the earliest timer is due.
     fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
-    /// All or nothing: rows, timers, and the changelog offset from which a replay would have to start.
+    /// All or nothing: rows, timers, and the changelog offset from which a replay would have to start. A key is a timer's for
+    /// good or never: a row with a value and no timer must not have been one, unless it was deleted in between.
     fn apply(&mut self, writes: &[Write], position: i64) -> Result<(), StoreError>;
     /// Many rows at once, as they are read from a changelog: several writes of one key may be among them, and the last counts.
-    /// Not all or nothing, so a position that covers them is applied afterwards; rows without a timer must never have had one.
+    /// Not all or nothing, so a position that covers them is applied afterwards.
     fn load(&mut self, writes: Vec<Write>) -> Result<(), StoreError>;
     /// None: empty, to be rebuilt from the changelog's start.
     fn position(&self) -> Result<Option<i64>, StoreError>;
