@@ -25,7 +25,7 @@ pub use account::{AccountRow, AccountState, Clock, LastResult, Removal};
 pub use guard::{GuardHead, Held};
 pub use identity::{IdentityHead, IdentityRecord};
 pub use quiet::Quiet;
-pub use record::{Link, RecordHead};
+pub use record::{Link, RecordHead, Route};
 pub use step::{Effect, Emission, Rows, Stamped, StepError, Transition};
 
 use crate::model::{Address, EntityKey};

@@ -6,6 +6,7 @@ use crate::truth::{Account, Wanted};
 use crate::world::World;
 use lockstep::entity::pack::Pack;
 use lockstep::entity::{AccountRow, IdentityHead, IdentityRecord, Removal, key};
+use lockstep::lane::{Lane, Work};
 use lockstep::model::{
     AccountId, Command, Decision, DecisionKind, EntityKey, Generation, Outcome, ResultEvent, envelope,
 };
@@ -26,10 +27,11 @@ pub fn at_rest(world: &World) -> Result<(), String> {
 }
 
 /// What must hold in the end: every person has what the rules say of the newest facts, computed serially and at once.
-pub fn in_the_end(world: &World) -> Result<(), String> {
+/// `looked`: so long after the last fault that every later look at a deprovision has been made.
+pub fn in_the_end(world: &World, looked: bool) -> Result<(), String> {
     at_rest(world)?;
     for target in TARGETS {
-        accounts(world, target)?;
+        accounts(world, target, looked)?;
     }
     Ok(())
 }
@@ -56,9 +58,12 @@ pub fn same(one: &World, other: &World) -> Result<(), String> {
     Ok(())
 }
 
-fn accounts(world: &World, target: &'static str) -> Result<(), String> {
+fn accounts(world: &World, target: &'static str, looked: bool) -> Result<(), String> {
     let mut shown = world.targets[target].shown();
-    let count = world.targets[target].contents.lock().unwrap().accounts.len();
+    let (count, undone) = {
+        let contents = world.targets[target].contents.lock().unwrap();
+        (contents.accounts.len(), contents.undone.clone())
+    };
     if count != shown.len() {
         return Err(format!("{target}: {count} accounts of {} owners", shown.len()));
     }
@@ -71,6 +76,8 @@ fn accounts(world: &World, target: &'static str) -> Result<(), String> {
                 format!("the account of {worker} is active {active} with {has:?}, but should be {wanted:?}")
             }
             (Wanted::Account(_), None) => format!("{worker} should have an account and has none"),
+            // What somebody undid a moment ago nobody may have seen yet.
+            (Wanted::None, Some((true, _))) if !looked && undone.contains(&account) => continue,
             (Wanted::None, Some((true, _))) if !world.is_rejected(&account) => {
                 format!("{worker} is out and can still get in")
             }
@@ -239,7 +246,7 @@ fn quarantined(world: &World) -> Result<(), String> {
 /// Rows of entities, as they are committed: in packs, and beside them.
 fn rows_of(world: &World, chosen: impl Fn(&EntityKey, &str) -> bool) -> Vec<(EntityKey, String, Vec<u8>)> {
     world.bus.rows(&world.topics.state(), |rows| {
-        let packed = rows.iter().filter(|(row_key, _)| key::pack_of(row_key).is_some()).flat_map(|(_, row)| {
+        let packed = rows.iter().filter(|((_, row_key), _)| key::pack_of(row_key).is_some()).flat_map(|(_, row)| {
             let pack = Pack::open(row).expect("a pack of this release");
             let rows = pack.entities().flat_map(|(entity, rows)| {
                 let of = key::parse(entity).expect("an entity's key").0;
@@ -247,7 +254,7 @@ fn rows_of(world: &World, chosen: impl Fn(&EntityKey, &str) -> bool) -> Vec<(Ent
             });
             rows.collect::<Vec<_>>()
         });
-        let beside = rows.iter().filter_map(|(row_key, row)| {
+        let beside = rows.iter().filter_map(|((_, row_key), row)| {
             let (of, name) = key::parse(row_key).filter(|_| key::pack_of(row_key).is_none())?;
             Some((of, name, row.clone()))
         });
@@ -292,14 +299,35 @@ pub fn history(world: &World, target: &'static str, account: &AccountId) -> Stri
             lines.push((result.at.0, line));
         }
     }
-    let contents = world.targets[target].contents.lock().unwrap();
-    for call in contents.log.iter().filter(|call| call.account == *account) {
+    let calls = world.targets[target].contents.lock().unwrap().log.clone();
+    for call in calls.iter().filter(|call| call.account == *account) {
         let line = format!(
             "call {}@{} groups {:?} revoked {:?} lie {}",
             call.op, call.generation, call.groups, call.revoked, call.lie
         );
         lines.push((call.at.0, line));
     }
+    let lane = world.bus.rows(&world.topics.lanes(&target.into()), |rows| {
+        let row = rows.iter().find(|((_, key), _)| key == account.as_str().as_bytes())?.1;
+        let Lane { seen, applied, work, checks, verified, .. } = envelope::open(row).ok()?;
+        let work = match work {
+            Work::Idle => "idle".to_owned(),
+            Work::Waiting(pending) => format!("waits until {} with {}", pending.due.0, pending.op),
+            Work::Running { pending, started, .. } => format!("runs {} since {}", pending.op, started.0),
+            Work::Checking { started, .. } => format!("looks again since {}", started.0),
+        };
+        let about = verified.map(|command| command.generation);
+        Some(format!("lane: {work}, seen {seen}, applied {applied}, looks at {checks:?} about {about:?}"))
+    });
+    lines.extend(lane.map(|lane| (i64::MAX, lane)));
+    let (log, undone) = {
+        let contents = world.targets[target].contents.lock().unwrap();
+        (contents.undoings.clone(), contents.undone.contains(account))
+    };
+    lines.extend(
+        log.into_iter().filter(|(_, of)| of == account).map(|(at, _)| (at.0, "UNDONE at the target".to_owned())),
+    );
+    lines.push((i64::MAX, format!("undone and not seen: {undone}")));
     lines.sort_by_key(|(at, _)| *at);
     let lines: Vec<String> = lines.into_iter().map(|(at, line)| format!("  {at} {line}")).collect();
     format!("now {}, account {account}:\n{}", world.now(), lines.join("\n"))

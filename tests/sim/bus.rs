@@ -17,7 +17,8 @@ use std::time::Duration;
 /// Records of one poll: small ones bring the partitions' records into every order, large ones make batches.
 const POLLS: [usize; 4] = [1, 3, 20, 2_000];
 
-pub type Table = BTreeMap<Vec<u8>, Vec<u8>>;
+/// By partition and key.
+pub type Table = BTreeMap<(u32, Vec<u8>), Vec<u8>>;
 
 #[derive(Clone)]
 pub struct SimBus {
@@ -130,9 +131,11 @@ impl SimBus {
                 && is_compacted(&record.topic)
             {
                 let rows = shared.rows.entry(record.topic.clone()).or_default();
+                // Only dead letters leave their partition to the bus, and there a key is in one of them.
+                let place = (record.partition.unwrap_or_default(), key.clone());
                 match &record.value {
-                    Some(value) => drop(rows.insert(key.clone(), value.clone())),
-                    None => drop(rows.remove(key)),
+                    Some(value) => drop(rows.insert(place, value.clone())),
+                    None => drop(rows.remove(&place)),
                 }
             }
             shared.written.entry(record.topic.clone()).or_default().push(record);

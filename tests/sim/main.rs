@@ -12,6 +12,7 @@ mod auditor;
 mod bus;
 mod disk;
 mod faults;
+mod former;
 mod logs;
 mod partitions;
 mod random;
@@ -30,7 +31,7 @@ use std::time::Instant;
 use world::World;
 
 /// Seeds of a plain `cargo test`.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 100;
 /// Steps of a story.
 const EVENTS: usize = 110;
 /// Runs at once: they need memory and a core each.
@@ -50,9 +51,9 @@ fn run(seed: u64) -> Result<Counted, String> {
     auditor::at_rest(&world)?;
     world.tidy_up()?;
     world.watch()?;
-    auditor::in_the_end(&world)?;
+    auditor::in_the_end(&world, false)?;
     world.wait(30 * 86_400_000)?;
-    auditor::in_the_end(&world)?;
+    auditor::in_the_end(&world, true)?;
     auditor::after_the_grace(&world)?;
 
     let mut serial = World::serial(seed, EVENTS);

@@ -20,7 +20,8 @@ fn end(seed: u64, inbox_partitions: u32, through_inbox: bool) -> Entities {
     world.tell_serially().unwrap_or_else(|fault| panic!("seed {seed}, {inbox_partitions} partitions: {fault}"));
     world.tidy_up().unwrap();
     world.watch().unwrap();
-    auditor::in_the_end(&world).unwrap_or_else(|fault| panic!("seed {seed}, {inbox_partitions} partitions: {fault}"));
+    auditor::in_the_end(&world, true)
+        .unwrap_or_else(|fault| panic!("seed {seed}, {inbox_partitions} partitions: {fault}"));
     auditor::entities(&world)
 }
 

@@ -35,8 +35,9 @@ pub struct Applies {
 pub struct Contents {
     pub accounts: BTreeMap<String, Observed>,
     pub log: Vec<Applies>,
-    /// Accounts that someone undid something of, behind Lockstep's back, until Lockstep has seen it.
+    /// Accounts that someone undid something of, behind Lockstep's back, until Lockstep says so or does it again.
     pub undone: BTreeSet<AccountId>,
+    pub undoings: Vec<(Timestamp, AccountId)>,
     read_since: BTreeSet<AccountId>,
     next_id: u64,
     away_until: Timestamp,
@@ -74,21 +75,21 @@ impl SimTarget {
         contents.away_until = Timestamp::default();
     }
 
-    /// Somebody gives a disabled account its access back, soon enough to be seen by a later look. True if there was one.
-    pub fn undo(&self, within: Duration) -> bool {
+    /// Somebody gives a disabled account its access back, soon enough to be seen by a later look.
+    pub fn undo(&self, within: Duration) -> Option<AccountId> {
         let now = self.clock.now();
         let mut contents = self.contents.lock().unwrap();
         let disabled =
             |entry: &&Applies| entry.op == Op::Disable && !entry.lie && now < entry.at.plus(within) && now > entry.at;
-        let Some(account) = contents.log.iter().rev().find(disabled).map(|entry| entry.account.clone()) else {
-            return false;
-        };
+        let account = contents.log.iter().rev().find(disabled)?.account.clone();
         let owned = |observed: &&mut Observed| observed.owner.as_deref() == Some(account.as_str());
         match contents.accounts.values_mut().find(owned) {
             Some(observed) if !observed.active => observed.active = true,
-            _ => return false,
+            _ => return None,
         }
-        contents.undone.insert(account)
+        contents.undone.insert(account.clone());
+        contents.undoings.push((now, account.clone()));
+        Some(account)
     }
 
     /// What it shows, by its accounts' owners: active or not, and with what.
@@ -146,7 +147,6 @@ impl Connector for SimTarget {
         let found = {
             let mut contents = self.contents.lock().unwrap();
             contents.read_since.insert(lookup.account.clone());
-            contents.undone.remove(&lookup.account);
             find(&contents, lookup).cloned()
         };
         Moment::default().await;
@@ -276,6 +276,7 @@ fn apply(
             return Ok(Applied { external_id: None });
         }
         Op::Disable => {
+            contents.undone.remove(&change.lookup.account);
             contents.accounts.get_mut(&id).expect("just found").active = false;
         }
         _ => {

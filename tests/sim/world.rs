@@ -1,8 +1,10 @@
 //! One simulated installation: processes that turn, hang, crash and come back, a clock that nobody but the simulator moves.
 
+use crate::auditor;
 use crate::bus::SimBus;
 use crate::disk::Disk;
 use crate::faults::{Counted, Faults};
+use crate::former;
 use crate::logs::Logs;
 use crate::random::Random;
 use crate::rules::{self, SOURCE_TOPICS, TARGETS, TENANT, Version};
@@ -18,8 +20,8 @@ use lockstep::entity::{Held, key};
 use lockstep::lane::{Ended, RetryPolicy};
 use lockstep::model::topic::TopicNames;
 use lockstep::model::{
-    AccountId, Action, Alert, AlertState, DeadLetter, DecisionKind, EntityKey, ErrorClass, IdentityId, Intent,
-    Operation, TargetName, Timestamp, envelope,
+    AccountId, Action, Alert, AlertState, DeadLetter, DecisionKind, ErrorClass, IdentityId, Intent, Operation, Outcome,
+    TargetName, Timestamp, envelope,
 };
 use lockstep::rules::PublicFormat;
 use lockstep::runtime::{Codecs, Now, Processor, ProcessorSettings, Publisher, RestoreSettings};
@@ -157,8 +159,9 @@ pub struct World {
     alerts_read: usize,
     rejected: BTreeSet<AccountId>,
     decisions_read: usize,
+    results_read: usize,
     /// Since when an account is unwanted by what was told, in true time.
-    unwanted: BTreeMap<(String, &'static str), i64>,
+    unwanted: BTreeMap<(String, &'static str), (AccountId, i64)>,
 }
 
 impl World {
@@ -238,6 +241,7 @@ impl World {
             alerts_read: 0,
             rejected: BTreeSet::new(),
             decisions_read: 0,
+            results_read: 0,
             unwanted: BTreeMap::new(),
         }
     }
@@ -249,27 +253,33 @@ impl World {
     /// Tells the story among faults. `Err`: access stayed past its deadline and nobody was told.
     pub fn tell(&mut self) -> Result<(), String> {
         let mut steps = std::mem::take(&mut self.story.told).into_iter().peekable();
+        let update_at = self.random.percent(30).then(|| self.random.below(steps.len() as u64) as usize);
+        let mut updated = update_at.is_none();
         while steps.peek().is_some() {
+            if !updated && update_at.is_some_and(|at| steps.len() <= at) {
+                self.update_from_the_former_release();
+                updated = true;
+            }
             match self.random.below(1_000) {
-                0..220 => {
+                0..100 => {
                     if let Some(step) = steps.next() {
                         self.take_step(step);
                     }
                 }
-                220..500 => {
+                100..370 => {
                     let which = self.random.below(self.processors.len() as u64) as usize;
                     self.turn_processor(which);
                 }
-                500..850 => {
+                370..800 => {
                     let which = self.random.below(self.workers.len() as u64) as usize;
                     self.turn_worker(which);
                 }
-                850..960 => {
-                    let by = 1 + self.random_below(3_000);
+                800..920 => {
+                    let by = 1 + self.random_below(1_500);
                     self.pass(by);
                 }
-                960..980 => self.pass(60_000),
-                980..985 => self.calm_moment()?,
+                920..930 => self.pass(60_000),
+                930..935 => self.calm_moment()?,
                 _ => self.go_wrong(),
             }
         }
@@ -675,7 +685,7 @@ impl World {
     // --- what goes wrong
 
     fn go_wrong(&mut self) {
-        match self.random.below(12) {
+        match self.random.below(14) {
             0 if self.faults.happens("processor crash", 600) => {
                 let which = self.random.below(self.processors.len() as u64) as usize;
                 self.processors[which].running = None;
@@ -695,9 +705,8 @@ impl World {
             2 => {
                 let now = self.now();
                 let until = now + self.random_below(5 * 60_000);
-                let which = self.random.below((self.processors.len() + self.workers.len()) as u64) as usize;
                 if self.faults.happens("process hung", 500) {
-                    self.processes().nth(which).expect("there are so many").not_before = until;
+                    self.some_process().not_before = until;
                 }
             }
             3..5 => self.expire(),
@@ -715,19 +724,35 @@ impl World {
                 self.jump(by);
             }
             8 | 9 => self.repeat_a_command(),
-            10 => {
-                let target = Arc::clone(&self.targets[TARGETS[0]]);
-                // The last look at a deprovision comes a day after it.
-                if self.faults.happens("disable undone at the target", 400)
-                    && !target.undo(Duration::from_secs(20 * 3_600))
-                {
-                    self.faults.count("(nothing to undo)");
+            // The last look at a deprovision comes a day after it.
+            10 if self.faults.happens("disable undone at the target", 400) => {
+                match self.targets[TARGETS[0]].undo(Duration::from_secs(20 * 3_600)) {
+                    Some(account) => self.unwanted.retain(|_, (of, _)| *of != account),
+                    None => self.faults.count("(nothing to undo)"),
                 }
             }
+            11 if self.faults.happens("process stopped and started", 400) => self.stop_one(),
             _ => {
-                let which = self.random.below((self.processors.len() + self.workers.len()) as u64) as usize;
-                let process = self.processes().nth(which).expect("there are so many");
+                let process = self.some_process();
                 process.old_disk = process.disk.snapshot();
+            }
+        }
+    }
+
+    /// As in a rolling restart: it leaves the group, and comes back.
+    fn stop_one(&mut self) {
+        let which = self.random.below((self.processors.len() + self.workers.len()) as u64) as usize;
+        match which.checked_sub(self.processors.len()) {
+            None => {
+                if let Some(processor) = self.processors[which].running.take() {
+                    processor.stop().expect("it leaves");
+                }
+            }
+            Some(which) => {
+                if let Some(lanes) = self.workers[which].running.take() {
+                    lanes.stop().expect("it leaves");
+                }
+                self.end_worker(which);
             }
         }
     }
@@ -760,6 +785,24 @@ impl World {
             };
         }
         self.processes().nth(which).expect("it is still there").off.set(was);
+    }
+
+    /// All processors stop, and the state becomes what the former release would have left: the next start is an update.
+    fn update_from_the_former_release(&mut self) {
+        let was_calm = self.faults.is_calm();
+        self.faults.calm(true);
+        for processor in &mut self.processors {
+            if let Some(running) = processor.running.take() {
+                running.stop().expect("it leaves");
+            }
+            processor.process.disk.wipe();
+            processor.process.old_disk = processor.process.disk.snapshot();
+        }
+        let state = self.topics.state();
+        let records = self.bus.rows(&state, |rows| former::state(&state, rows));
+        self.bus.append(records).expect("it is calm");
+        self.faults.calm(was_calm);
+        self.faults.count("update from the former release");
     }
 
     /// The session of one that hangs or is down runs out, and others take over.
@@ -825,19 +868,19 @@ impl World {
                 let account = self.account(worker, target);
                 let key = (worker.clone(), target);
                 let gone = self.wanted(worker, target) == Wanted::None;
-                if !gone || !shown.get(&account).is_some_and(|(active, _)| *active) {
+                let undone = self.targets[target].contents.lock().unwrap().undone.contains(&account);
+                // What somebody undid Lockstep can know only once it has looked.
+                if !gone || undone || !shown.get(&account).is_some_and(|(active, _)| *active) {
                     self.unwanted.remove(&key);
                     continue;
                 }
-                let since = *self.unwanted.entry(key).or_insert(now);
+                let since = self.unwanted.entry(key).or_insert((account.clone(), now)).1;
                 let open = self.alerts.contains_key(&format!("deprovision/{account}"));
-                let undone = self.targets[target].contents.lock().unwrap().undone.contains(&account);
-                if now - since > rules::DEADLINE_MS + ALERT_SLACK_MS && !open && !undone && !self.is_rejected(&account)
-                {
+                if now - since > rules::DEADLINE_MS + ALERT_SLACK_MS && !open && !self.is_rejected(&account) {
                     return Err(format!(
                         "{target}: {worker} ({account}) is unwanted for {} s, can still get in, and no alert is open\n{}",
                         (now - since) / 1_000,
-                        crate::auditor::history(self, target, &account)
+                        auditor::history(self, target, &account)
                     ));
                 }
             }
@@ -853,6 +896,17 @@ impl World {
                 AlertState::Resolved => drop(self.alerts.remove(&alert.key)),
             }
             self.alerts_read += 1;
+        }
+        for result in self.logs.results.all(&self.bus, &self.topics.results()).iter().skip(self.results_read) {
+            self.results_read += 1;
+            if result.outcome == Outcome::Drifted {
+                let mut contents = self.targets[result.target.as_str()].contents.lock().unwrap();
+                let undone = contents.undoings.iter().filter(|(_, account)| *account == result.account);
+                // Not what was undone once more since.
+                if undone.map(|(at, _)| at.0).max().is_none_or(|at| result.at.0 > at + SKEW_MS) {
+                    contents.undone.remove(&result.account);
+                }
+            }
         }
         for decision in self.logs.decisions.all(&self.bus, &self.topics.decisions()).iter().skip(self.decisions_read) {
             self.decisions_read += 1;
@@ -871,12 +925,11 @@ impl World {
 
     /// What the Guard holds.
     pub fn held(&self) -> Vec<Held> {
-        let guard = key::entity(&EntityKey::Guard { tenant: TENANT.into() });
         self.bus.rows(&self.topics.state(), |rows| {
-            let held = rows.range(guard.clone()..).take_while(|(key, _)| key.starts_with(&guard));
-            held.filter(|(key, _)| key[guard.len()..].starts_with(b"held/"))
-                .map(|(_, row)| envelope::open(row).expect("a held row"))
-                .collect()
+            let guards = rows.iter().filter(|((_, row_key), _)| row_key.starts_with(&key::guards()));
+            let held = guards
+                .filter(|((_, row_key), _)| key::parse(row_key).is_some_and(|(_, name)| name.starts_with("held/")));
+            held.map(|(_, row)| envelope::open(row).expect("a held row")).collect()
         })
     }
 
