@@ -97,6 +97,12 @@ pub(super) fn evaluate(step: &mut Step, me: &Me, changed: Option<&IdentityRecord
     };
     let mut now_quiet = Quiet::nowhere(rules);
     for (place, target) in rules.targets().iter().enumerate() {
+        if step.is_full() {
+            // Not being quiet, what is left is decided by whichever evaluation comes next; this one comes for certain.
+            let job = "targets".to_owned();
+            step.send(me.address.clone(), Body::Continue { job, cursor: target.name.to_string() });
+            break;
+        }
         let touched = touched.filter(|_| quiet.is_some_and(|quiet| quiet.contains(place)));
         let is_quiet = match touched {
             Some(touched) if !target.reads().meets(touched) => true,

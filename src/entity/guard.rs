@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 /// Slices of a window: bounds the head's size and the coarseness of the count.
 const SLICES: u32 = 60;
-/// Held removals that one step lets go; the rest follow in further steps.
+/// Held removals that one step looks at; the rest follow in further steps.
 const BATCH: usize = 100;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -53,10 +53,12 @@ pub(super) fn step(step: &mut Step, me: &Address, tenant: &TenantId, body: Body)
                 forget(step, tenant, &mut head, &held);
             }
         }
-        Body::Operation(operation) => answer(step, me, tenant, &mut head, &operation, step.now)?,
+        Body::Operation(operation) => answer(step, me, tenant, &mut head, &operation, step.now, "")?,
         Body::Continue { job, cursor } => {
-            if let (Ok(operation), Ok(cutoff)) = (serde_json::from_str::<Operation>(&job), cursor.parse()) {
-                answer(step, me, tenant, &mut head, &operation, Timestamp(cutoff))?;
+            // The former release's cursor has no row in it: it began at the first each time.
+            let (cutoff, after) = cursor.split_once(' ').unwrap_or((&cursor, ""));
+            if let (Ok(operation), Ok(cutoff)) = (serde_json::from_str::<Operation>(&job), cutoff.parse()) {
+                answer(step, me, tenant, &mut head, &operation, Timestamp(cutoff), after)?;
             }
         }
         _ => return Err(StepError::Misdirected { entity: "guard", message: "a message for another kind of entity" }),
@@ -96,6 +98,7 @@ fn request(step: &mut Step, tenant: &TenantId, head: &mut GuardHead, held: Held,
 }
 
 /// Releases or rejects what the operation names and was held by `cutoff`: what a person has seen, and nothing that came since.
+/// It goes on behind the row `after`, and looks at a bounded number of rows.
 fn answer(
     step: &mut Step,
     me: &Address,
@@ -103,6 +106,7 @@ fn answer(
     head: &mut GuardHead,
     operation: &Operation,
     cutoff: Timestamp,
+    after: &str,
 ) -> Result<(), StepError> {
     let (target, account, answer) = match &operation.action {
         Action::GuardRelease { target, account } => {
@@ -119,19 +123,19 @@ fn answer(
         }
     };
     let rows = match account {
-        Some(account) => step.get::<Held>(&row_of(account))?.into_iter().collect(),
-        None => step.scan::<Held>("held/", usize::MAX)?.into_iter().map(|(_, held)| held).collect::<Vec<_>>(),
+        Some(account) => step.get::<Held>(&row_of(account))?.map(|held| (row_of(account), held)).into_iter().collect(),
+        None => step.scan_after::<Held>("held/", after, BATCH)?,
     };
-    let mut chosen = rows
-        .into_iter()
-        .filter(|held| held.since <= cutoff && target.as_ref().is_none_or(|target| held.target == *target));
-    for held in chosen.by_ref().take(BATCH) {
-        permit(step, &held, answer.clone());
-        forget(step, tenant, head, &held);
+    let last = rows.last().map(|(row, _)| row.clone()).filter(|_| rows.len() == BATCH);
+    for (_, held) in rows {
+        if held.since <= cutoff && target.as_ref().is_none_or(|target| held.target == *target) {
+            permit(step, &held, answer.clone());
+            forget(step, tenant, head, &held);
+        }
     }
-    if chosen.next().is_some() {
+    if let Some(last) = last {
         let job = serde_json::to_string(operation).expect("an operation is plain data");
-        step.send(me.clone(), Body::Continue { job, cursor: cutoff.0.to_string() });
+        step.send(me.clone(), Body::Continue { job, cursor: format!("{} {last}", cutoff.0) });
     }
     Ok(())
 }

@@ -80,7 +80,8 @@ pub(super) fn step(
             }
             evaluate(step, &me, None)
         }
-        Body::Reevaluate => evaluate(step, &me, None),
+        // Of a Continue, too, everything is decided from what is known now: what is done already takes nothing.
+        Body::Reevaluate | Body::Continue { .. } => evaluate(step, &me, None),
         Body::Timer { name, .. } => timer(step, &me, &name),
         Body::Permit { target, epoch, answer } => permit(step, &me, &target, epoch, answer),
         Body::Result(result) => take_result(step, &me, result),

@@ -32,7 +32,8 @@ use crate::model::{Address, EntityKey};
 use crate::rules::Bundle;
 use step::Step;
 
-/// Most effects that one step emits; what is left over it sends itself as a Continue.
+/// Most effects that one step emits: a transaction stays short, whatever sets it off. What is left over a step sends itself as a
+/// Continue, through the inbox and so behind what waits there.
 pub const MAX_EFFECTS: usize = 500;
 
 /// What an entity makes of one event.
@@ -50,7 +51,14 @@ pub fn step(to: &Address, rows: &dyn Rows, rules: &Bundle, event: Stamped) -> Re
         }
         EntityKey::Guard { tenant } => guard::step(&mut step, to, tenant, body)?,
     }
-    Ok(step.finish())
+    let transition = step.finish();
+    assert!(
+        transition.effects.len() <= MAX_EFFECTS,
+        "a step of {} has {} effects: what is over {MAX_EFFECTS} belongs into a Continue",
+        to.entity,
+        transition.effects.len()
+    );
+    Ok(transition)
 }
 
 #[cfg(test)]

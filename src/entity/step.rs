@@ -1,5 +1,6 @@
 //! What a step sees and what it leaves behind.
 
+use super::MAX_EFFECTS;
 use super::account::AccountRow;
 use crate::model::envelope::{self, EnvelopeError};
 use crate::model::{
@@ -24,6 +25,12 @@ pub trait Rows {
     fn get(&self, row: &str) -> Option<Cow<'_, [u8]>>;
     /// Rows whose name begins with `prefix`, in order of their names, at most `limit`.
     fn scan(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)>;
+
+    /// As `scan`, from behind the row `after` on.
+    fn scan_after(&self, prefix: &str, after: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
+        let rows = self.scan(prefix, usize::MAX).into_iter();
+        rows.filter(|(name, _)| name.as_str() > after).take(limit).collect()
+    }
 }
 
 /// Everything that a step changes and wants done.
@@ -79,6 +86,9 @@ fn named(row: &str) -> String {
     if row == super::key::HEAD { "head".to_owned() } else { format!("row {row:?}") }
 }
 
+/// What a step may still emit when it takes up one more target: twice what the longest way through one comes to.
+const MOST_EFFECTS_A_TARGET: usize = 32;
+
 /// The step in progress: reads see its own writes.
 pub(super) struct Step<'a> {
     rows: &'a dyn Rows,
@@ -111,6 +121,22 @@ impl<'a> Step<'a> {
             .into_iter()
             .map(|(name, bytes)| decode(&name, &bytes).map(|row| (name, row)))
             .collect()
+    }
+
+    /// As `scan`, from behind the row `after` on.
+    pub fn scan_after<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, T)>, StepError> {
+        let rows = self.rows.scan_after(prefix, after, limit).into_iter();
+        rows.map(|(name, bytes)| decode(&name, &bytes).map(|row| (name, row))).collect()
+    }
+
+    /// No further target fits into this step: what is left over is for a Continue.
+    pub fn is_full(&self) -> bool {
+        self.done.effects.len() + MOST_EFFECTS_A_TARGET >= MAX_EFFECTS
     }
 
     pub fn put<T: Serialize>(&mut self, row: impl Into<String>, value: &T) {

@@ -2,6 +2,7 @@
 //!
 //! `Town` keeps the rows of all entities in a map and delivers what they send one another in order, as one partition would.
 
+mod bounds;
 mod leaver;
 
 use super::*;
@@ -56,6 +57,8 @@ struct Town {
     decisions: Vec<(Option<String>, DecisionKind)>,
     alerts: Vec<(AlertKind, AlertState)>,
     events: u64,
+    /// Continue messages that were handled.
+    continued: usize,
 }
 
 struct TownRows<'a>(&'a BTreeMap<Vec<u8>, Vec<u8>>, Vec<u8>);
@@ -89,12 +92,14 @@ impl Town {
             decisions: Vec::new(),
             alerts: Vec::new(),
             events: 0,
+            continued: 0,
         }
     }
 
     fn deliver(&mut self, message: Message) {
         let mut queue = VecDeque::from([message]);
         while let Some(Message { to, body, cause }) = queue.pop_front() {
+            self.continued += usize::from(matches!(body, Body::Continue { .. }));
             let stamped = Stamped { now: self.now, body, cause: cause.clone() };
             let transition = step(&to, &TownRows(&self.rows, key::entity(&to.entity)), &self.bundle, stamped).unwrap();
             for (row, value) in transition.writes {
