@@ -1,0 +1,90 @@
+//! What an auditor sees of the run while it goes on, and of its end.
+
+use super::*;
+
+impl World {
+    /// No access past its deadline without an alert.
+    pub fn watch(&mut self) -> Result<(), String> {
+        self.read_on();
+        let (now, workers) = (self.now(), self.story.workers.clone());
+        for target in TARGETS {
+            let shown = self.targets[target].shown();
+            for worker in &workers {
+                let account = self.account(worker, target);
+                let key = (worker.clone(), target);
+                let gone = self.wanted(worker, target) == Wanted::None;
+                let undone = self.targets[target].contents.lock().unwrap().undone.contains(&account);
+                // What somebody undid Lockstep can know only once it has looked.
+                if !gone || undone || !shown.get(&account).is_some_and(|(active, _)| *active) {
+                    self.unwanted.remove(&key);
+                    continue;
+                }
+                let since = self.unwanted.entry(key).or_insert((account.clone(), now)).1;
+                let open = self.alerts.contains_key(&format!("deprovision/{account}"));
+                if now - since > rules::DEADLINE_MS + ALERT_SLACK_MS && !open && !self.is_rejected(&account) {
+                    return Err(format!(
+                        "{target}: {worker} ({account}) is unwanted for {} s, can still get in, and no alert is open\n{}",
+                        (now - since) / 1_000,
+                        auditor::history(self, target, &account)
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows the alerts, and what operators rejected.
+    pub(super) fn read_on(&mut self) {
+        for alert in self.logs.alerts.all(&self.bus, &self.topics.alerts()).iter().skip(self.alerts_read) {
+            match alert.state {
+                AlertState::Raised => drop(self.alerts.insert(alert.key.clone(), alert.as_ref().clone())),
+                AlertState::Resolved => drop(self.alerts.remove(&alert.key)),
+            }
+            self.alerts_read += 1;
+        }
+        for result in self.logs.results.all(&self.bus, &self.topics.results()).iter().skip(self.results_read) {
+            self.results_read += 1;
+            if result.outcome == Outcome::Drifted {
+                let mut contents = self.targets[result.target.as_str()].contents.lock().unwrap();
+                let undone = contents.undoings.iter().filter(|(_, account)| *account == result.account);
+                // Not what was undone once more since.
+                if undone.map(|(at, _)| at.0).max().is_none_or(|at| result.at.0 > at + SKEW_MS) {
+                    contents.undone.remove(&result.account);
+                }
+            }
+        }
+        for decision in self.logs.decisions.all(&self.bus, &self.topics.decisions()).iter().skip(self.decisions_read) {
+            self.decisions_read += 1;
+            if let DecisionKind::DeprovisionRejected { operation } = &decision.kind
+                && self.rejections.contains(operation)
+            {
+                self.rejected.extend(decision.account.clone());
+            }
+        }
+    }
+
+    /// An operator decided at some time that the account stays.
+    pub fn is_rejected(&self, account: &AccountId) -> bool {
+        self.rejected.contains(account)
+    }
+
+    /// What the Guard holds.
+    pub fn held(&self) -> Vec<Held> {
+        self.bus.rows(&self.topics.state(), |rows| {
+            let guards = rows.iter().filter(|((_, row_key), _)| row_key.starts_with(&key::guards()));
+            let held = guards
+                .filter(|((_, row_key), _)| key::parse(row_key).is_some_and(|(_, name)| name.starts_with("held/")));
+            held.map(|(_, row)| envelope::open(row).expect("a held row")).collect()
+        })
+    }
+
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        let codec = PublicCodec::new(None);
+        let letters = |target: &&str| {
+            self.bus.rows(&self.topics.dead_letters(&(*target).into()), |rows| {
+                rows.values().map(|letter| codec.decode(letter).expect("a dead letter")).collect::<Vec<DeadLetter>>()
+            })
+        };
+        TARGETS.iter().flat_map(letters).collect()
+    }
+}
