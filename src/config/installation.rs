@@ -32,6 +32,7 @@ pub struct Installation {
     pub memory_mib: u32,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 #[derive(Clone, Debug)]
 pub enum BusRules {
     Embedded,

@@ -100,19 +100,19 @@ impl Authorizer {
                 true => {
                     let answer = native::rd_kafka_event_DeleteAcls_result(event);
                     let answers = native::rd_kafka_DeleteAcls_result_responses(answer, &mut count);
-                    for i in 0..count {
+                    for (i, line) in lines.iter().enumerate().take(count) {
                         let mut matched = 0;
                         native::rd_kafka_DeleteAcls_result_response_matching_acls(*answers.add(i), &mut matched);
-                        assert_eq!(matched, 1, "{} was not there to be taken away", lines[i]);
+                        assert_eq!(matched, 1, "{line} was not there to be taken away");
                     }
                 }
                 false => {
                     let answer = native::rd_kafka_event_CreateAcls_result(event);
                     let answers = native::rd_kafka_CreateAcls_result_acls(answer, &mut count);
-                    for i in 0..count {
+                    for (i, line) in lines.iter().enumerate().take(count) {
                         let error = native::rd_kafka_acl_result_error(*answers.add(i));
                         let code = RDKafkaErrorCode::from(native::rd_kafka_error_code(error));
-                        assert!(error.is_null() || code == RDKafkaErrorCode::NoError, "{}: {code}", lines[i]);
+                        assert!(error.is_null() || code == RDKafkaErrorCode::NoError, "{line}: {code}");
                     }
                 }
             }

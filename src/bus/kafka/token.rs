@@ -377,7 +377,8 @@ mod tests {
     #[test]
     fn failures_are_told_apart_remembered_for_a_moment_and_show_no_secret() {
         install_tls();
-        let cases: [(&'static [(u16, &'static str)], &str, bool); 4] = [
+        type Case = (&'static [(u16, &'static str)], &'static str, bool);
+        let cases: [Case; 4] = [
             (
                 &[(401, r#"{"error":"invalid_client","error_description":"hunter2"}"#)],
                 "refused the client lockstep one (status 401, invalid_client)",
