@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Records of one batch: large enough for throughput, small enough that a step stays within milliseconds.
-const BATCH: BatchLimit = BatchLimit::new(5_000, 8 << 20);
+const BATCH: BatchLimit = BatchLimit::new(2_000, 4 << 20);
 /// Timers fired for one partition in one turn, and identities swept: a bounded share, behind live traffic.
 const TIMERS_A_TURN: usize = 200;
 const SWEPT_A_TURN: usize = 50;

@@ -66,8 +66,8 @@ fn a_person_whose_state_is_damaged_waits_alone_until_an_operator_has_it_tried_ag
     let holding = |rig: &Rig| {
         let packs =
             rig.records(&state).into_iter().filter(|record| record.key.as_deref().and_then(key::pack_of).is_some());
-        let opened = packs.filter_map(|record| Some((Pack::open(record.value.as_deref()?).unwrap(), record)));
-        opened.into_iter().filter(|(pack, _)| pack.get(&identity, key::HEAD).is_some()).last().unwrap()
+        let mut opened = packs.filter_map(|record| Some((Pack::open(record.value.as_deref()?).unwrap(), record)));
+        opened.rfind(|(pack, _)| pack.get(&identity, key::HEAD).is_some()).unwrap()
     };
     let good = holding(&rig).0.get(&identity, key::HEAD).unwrap().to_vec();
     let put = |rig: &Rig, head: Vec<u8>| {
