@@ -29,7 +29,7 @@ const SESSION_TIMEOUT_MS: u32 = 10_000;
 /// How soon a member learns that the group settles anew: what was revoked elsewhere waits for it.
 const HEARTBEAT_MS: u32 = 500;
 /// Records fetched ahead of `poll`, in KiB, per consumer: what a batch or two needs, so that memory stays small.
-const PREFETCH_KBYTES: u32 = 16_384;
+const PREFETCH_KBYTES: u32 = 4_096;
 /// How long a broker holds back an empty answer to a reader.
 const READER_FETCH_WAIT_MS: u32 = 50;
 /// What one fetch of a reader may bring of a partition: a restore reads one partition after the other, so it has to be much.
