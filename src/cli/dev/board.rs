@@ -6,7 +6,7 @@ use crate::bus::{Incoming, Reader};
 use crate::cli::loops::Parts;
 use crate::cli::out;
 use crate::codec::public::PublicCodec;
-use crate::codec::source::Decoded;
+use crate::codec::source::{Decoded, Part};
 use crate::model::{Command, Op, Outcome, ResultEvent, TargetName, Timestamp, Value};
 use anyhow::Context;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -234,6 +234,9 @@ impl Follower {
     }
 
     fn rejected(&mut self, record: &Incoming) -> anyhow::Result<()> {
+        if Part::of(record).is_some_and(|part| !part.is_last()) {
+            return Ok(());
+        }
         let header = |name: &str| {
             let found = record.headers.iter().find(|(header, _)| header == name);
             found.map_or_else(String::new, |(_, value)| String::from_utf8_lossy(value).into_owned())
