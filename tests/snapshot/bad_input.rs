@@ -315,6 +315,28 @@ fn what_fits_into_no_record_of_the_dead_letters_is_kept_whole_in_several() {
     assert_eq!(dev.stop(), Some(0));
 }
 
+/// An event that the topics took before, and would not take as they were made.
+#[test]
+fn a_limit_that_is_raised_holds_for_topics_that_are_there() {
+    let here = small_events();
+    here.run(&RUN);
+    here.file("lockstep.yaml", "tenants: [acme]\nlimits: { event_bytes: 4194304 }\n");
+    let dev = here.start(&["dev", "--config", ".", "--listen", "127.0.0.1:0"]);
+    let sent = [dev.post("/v1/events/hr", good_of(0, 4 << 20)), dev.post("/v1/events/hr", good_of(1, (4 << 20) + 1))];
+    assert!(sent[0].starts_with("202 ") && sent[1].starts_with("413 "), "{sent:?}");
+    assert!(dev.post("/v1/events/hr", vec![b'{'; 4 << 20]).starts_with("202 "));
+    assert!(dev.post("/v1/events/hr", good(2, "")).starts_with("202 "));
+    let until = Instant::now() + PATIENCE;
+    while accounts(&here).len() < 2 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(accounts(&here), ["good 0", "good 2"]);
+    assert_eq!(dev.stop(), Some(0));
+    let letters = read(&bus(&here), DEAD_LETTERS);
+    assert_eq!(letters.len(), 1, "in one record");
+    assert!(letters[0].value.as_deref() == Some(vec![b'{'; 4 << 20].as_slice()));
+}
+
 #[test]
 fn a_wrong_config_is_refused_at_start_and_nothing_is_made() {
     let mistakes = [
