@@ -107,11 +107,7 @@ impl Parts {
         let Config { installation, bundle, .. } = config;
         match installation.bus {
             BusRules::Embedded => {
-                let mut specs = layout.specs();
-                specs.extend(
-                    layout.source_topics.iter().map(|topic| topics::source(topic, installation.command_partitions)),
-                );
-                bus.create(&specs).map_err(|error| runtime::bus_failure(&error))?;
+                topics::make(bus.as_ref(), &layout).map_err(|error| runtime::bus_failure(&error))?;
             }
             BusRules::Kafka(_) => {
                 let warnings = topics::verify(bus.as_ref(), &layout).map_err(|error| match error {
