@@ -127,7 +127,7 @@ impl Parts {
         look_at_clock(bus.as_ref(), &layout.names.clock(), &metrics)
             .map_err(|error| runtime::bus_failure(&error))?
             .map_or(Ok(()), |reading| Err(clock_failure(&reading)))?;
-        let stores = DiskStores::open(data, installation.memory_mib / 2).map_err(|error| {
+        let stores = DiskStores::open(data, installation.store_mib()).map_err(|error| {
             Failure::new(Exit::Failed, error.to_string()).help("each process needs a --data of its own")
         })?;
         let registry = runtime::registry(&installation, data)?;
@@ -268,7 +268,7 @@ impl Parts {
             record_bytes: self.largest(&topics.inbox()),
             dead_letter_bytes: self.largest(&topics.source_dead_letters()),
             through_inbox: false,
-            cache_bytes: ((self.installation.memory_mib as usize / 2) << 20) / threads,
+            cache_bytes: self.installation.cache_bytes() / threads,
             restore: RestoreSettings::of_loops(threads),
             topics,
         };
