@@ -113,7 +113,7 @@ impl Partition {
     /// Whether the entity is set aside. A mark that can't be read is written anew from what waits.
     pub(super) fn quarantined(&mut self, of: &Address) -> Result<Option<Quarantined>, StoreError> {
         // Asked for every message: the disk is not.
-        if !self.aside.contains(&key::row(&of.entity, key::QUARANTINE)) {
+        if self.aside.is_empty() || !self.aside.contains(&key::row(&of.entity, key::QUARANTINE)) {
             return Ok(None);
         }
         let Some(row) = self.look(&of.entity, |view| view.get(key::QUARANTINE).map(Cow::into_owned))? else {
