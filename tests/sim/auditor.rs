@@ -1,9 +1,9 @@
 //! The auditor: reads the targets themselves and the logs, and trusts nothing that Lockstep says of itself.
 
-use crate::rules::{GRACE_MS, TARGETS};
+use crate::rules::{GRACE_MS, SOURCE_TOPICS, TARGETS};
 use crate::target::plain;
 use crate::truth::{Account, Wanted};
-use crate::world::World;
+use crate::world::{BAD, World};
 use lockstep::entity::pack::Pack;
 use lockstep::entity::{AccountRow, IdentityHead, IdentityRecord, Removal, key};
 use lockstep::lane::{Lane, Work};
@@ -23,6 +23,7 @@ pub fn at_rest(world: &World) -> Result<(), String> {
     }
     commanded(world)?;
     held(world)?;
+    bad_input(world)?;
     quarantined(world)
 }
 
@@ -232,6 +233,25 @@ fn held(world: &World) -> Result<(), String> {
     match held.into_keys().next() {
         Some(account) => Err(format!("the Guard holds {account}, which has no row")),
         None => Ok(()),
+    }
+}
+
+/// What is no event ends among the dead letters of sources, each once and as it came; nothing else does.
+fn bad_input(world: &World) -> Result<(), String> {
+    let values = |topic: &str, bad: bool| {
+        let records = world.bus.written(topic, 0).into_iter();
+        let chosen = records.filter(|record| record.headers.iter().any(|(name, _)| name == BAD) == bad);
+        chosen.map(|record| (record.key, record.value)).collect::<Vec<_>>()
+    };
+    let letters = world.topics.source_dead_letters();
+    let mut came: Vec<_> = SOURCE_TOPICS.iter().flat_map(|topic| values(topic, true)).collect();
+    let mut ended = values(&letters, true);
+    came.sort();
+    ended.sort();
+    match values(&letters, false).len() {
+        0 if came == ended => Ok(()),
+        0 => Err(format!("{} records are bad input, and {} are dead letters of sources", came.len(), ended.len())),
+        others => Err(format!("{others} good events are dead letters of sources")),
     }
 }
 

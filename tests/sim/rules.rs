@@ -13,6 +13,8 @@ pub const TENANT: &str = "acme";
 
 /// How long a removal may take before an alert is due.
 pub const DEADLINE_MS: i64 = 15 * 60_000;
+/// The Guard's window.
+pub const GUARD_WINDOW_MS: i64 = 3_600_000;
 /// A disabled account of the directory is deleted after so long.
 pub const GRACE_MS: i64 = 10 * 86_400_000;
 /// Groups of the wiki that are Lockstep's alone.

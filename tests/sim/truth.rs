@@ -12,9 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Record {
     pub present: bool,
     pub sequence: u64,
+    /// Of the event whose content stands: what counts among several of one sequence.
+    rank: Rank,
     /// As they were last while it was present.
     pub attributes: BTreeMap<String, Value>,
 }
+
+/// Content by which access ends stands above any other, then the greater id: the longer one, then byte by byte.
+type Rank = (bool, usize, String);
 
 /// The sources' own contents, by record id.
 #[derive(Clone, Debug, Default)]
@@ -61,14 +66,18 @@ impl Facts {
         };
         let sequence = event.get("sequence").and_then(Value::as_u64).expect("the story numbers its events");
         let record = records.entry(id).or_default();
-        if sequence <= record.sequence {
+        let tied = sequence == record.sequence;
+        if sequence < record.sequence || tied && (partial || !record.present) {
             return;
         }
         record.sequence = sequence;
-        record.present = event.get("type").and_then(Value::as_str) != Some("gone");
-        if !record.present {
+        record.present = text("type") != "gone";
+        let ends = told.topic == crate::rules::HR_TOPIC && (text("status") != "active" || event.contains_key("end"));
+        let rank = (ends, text("id").len(), text("id"));
+        if !record.present || tied && rank < record.rank {
             return;
         }
+        record.rank = rank;
         if !partial {
             record.attributes.clear();
         }

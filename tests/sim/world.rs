@@ -8,7 +8,7 @@ use crate::former;
 use crate::logs::Logs;
 use crate::random::Random;
 use crate::rules::{self, SOURCE_TOPICS, TARGETS, TENANT, Version};
-use crate::story::{self, Operate, Step, Story, What};
+use crate::story::{self, Bad, Operate, Step, Story, What};
 use crate::target::SimTarget;
 use crate::truth::{Facts, Wanted};
 use lockstep::bus::embedded::{Clock, EmbeddedBus, VirtualClock};
@@ -146,7 +146,7 @@ pub struct World {
     pub version: Version,
     /// Operations that rejected removals.
     pub rejections: Vec<String>,
-    layout: Layout,
+    pub layout: Layout,
     clock: VirtualClock,
     /// The newest time that any process has seen.
     latest: i64,
@@ -423,6 +423,11 @@ impl World {
                 self.wanted_again(&told.key);
                 self.append(record);
             }
+            What::Bad(Bad { topic, key, value }) => {
+                let headers = vec![(BAD.to_owned(), Vec::new())];
+                let (topic, key) = (topic.to_owned(), Some(key.into_bytes()));
+                self.append(Outgoing { topic, partition: None, key, value, headers });
+            }
             What::Operate(operate) => self.operate(&operate),
             What::Switch(version) => self.switch(version),
         }
@@ -488,6 +493,8 @@ impl World {
     // --- processes
 }
 
+/// Marks what no source ever meant.
+pub const BAD: &str = "bad";
 /// Marks a command that Lockstep did not write.
 pub const REPLAYED: &str = "replayed";
 
