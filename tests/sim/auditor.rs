@@ -48,7 +48,7 @@ pub fn same(one: &World, other: &World) -> Result<(), String> {
                 continue;
             }
             let (mine, theirs) = (shown.get(&account), others.get(&account));
-            if mine != theirs {
+            if mine != theirs && !is_given_up(one, target, &account) && !is_given_up(other, target, &account) {
                 return Err(format!(
                     "{target}: {worker} ({account}) has {mine:?}, and {theirs:?} in the serial reference\n{}",
                     history(one, target, &account)
@@ -82,14 +82,40 @@ fn accounts(world: &World, target: &'static str, looked: bool) -> Result<(), Str
             (Wanted::None, Some((true, _))) if !world.is_rejected(&account) => {
                 format!("{worker} is out and can still get in")
             }
+            (Wanted::None, Some((false, has)))
+                if world.kept(worker, target).is_some_and(|kept| kept != has.attributes) =>
+            {
+                format!(
+                    "the disabled account of {worker} is not kept current: {has:?}, not {:?}",
+                    world.kept(worker, target)
+                )
+            }
             (Wanted::None | Wanted::Unknown, _) => continue,
         };
+        // Whom an operator gave up may lack what they should have, and not the other way round.
+        if world.wanted(worker, target) != Wanted::None && is_given_up(world, target, &account) {
+            continue;
+        }
         return Err(format!("{target}: {fault}\n{}", history(world, target, &account)));
     }
     match shown.keys().next() {
         Some(account) => Err(format!("{target}: {account} is nobody's")),
         None => Ok(()),
     }
+}
+
+/// The newest command of an account is a dead letter that an operator dropped: it stays as it is until something else is wanted.
+fn is_given_up(world: &World, target: &'static str, account: &AccountId) -> bool {
+    let newest =
+        commands(world, target).iter().filter(|command| command.account == *account).map(|c| c.generation).max();
+    let about = |result: &&Rc<ResultEvent>| result.account == *account && Some(result.generation) == newest;
+    let ended = results(world).iter().filter(about).last().map(|result| result.outcome);
+    ended == Some(Outcome::DeadLettered) && is_dropped(world, account)
+}
+
+fn is_dropped(world: &World, account: &AccountId) -> bool {
+    let of = |decision: &&Rc<Decision>| decision.account.as_ref() == Some(account);
+    decisions(world).iter().filter(of).any(|decision| matches!(decision.kind, DecisionKind::Dropped { .. }))
 }
 
 /// After the grace nothing is left of those who are out.
@@ -174,11 +200,7 @@ fn ends(
             Some(Outcome::DeadLettered) => {
                 let listed = letters.iter().any(|letter| letter.command.account == command.account);
                 let alerted = world.alerts.contains_key(&format!("dead-letter/{}", command.account));
-                let dropped = decisions(world).iter().any(|decision| {
-                    matches!(decision.kind, DecisionKind::Dropped { .. })
-                        && decision.account.as_ref() == Some(&command.account)
-                });
-                if !(listed && alerted || dropped) {
+                if !(listed && alerted || is_dropped(world, &command.account)) {
                     return Err(format!("{} is a dead letter, listed {listed}, alerted {alerted}", what()));
                 }
             }

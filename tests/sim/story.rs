@@ -88,7 +88,8 @@ fn date_of(at: i64) -> String {
 }
 
 pub fn write(random: &mut Random, events: usize) -> Story {
-    let choices = Choices { routed: random.percent(40), limit: *random.pick(&[2, 3, 5, 100_000]) };
+    let (routed, limit) = (random.percent(40), *random.pick(&[2, 3, 5, 100_000]));
+    let choices = Choices { routed, limit, maintained: random.percent(35) };
     let mut writer = Writer {
         people: 4 + random.below(10),
         random: Random::new(random.next()),
@@ -106,6 +107,9 @@ pub fn write(random: &mut Random, events: usize) -> Story {
         writer.happen();
     }
     writer.tidy();
+    if choices.maintained {
+        writer.count("leavers' accounts maintained");
+    }
     let (told, late, twice) = tell(&mut writer.random, &writer.steps);
     let workers = writer.facts.workers.keys().cloned().collect();
     Story { choices, truth: writer.steps, told, workers, late, twice, kinds: writer.kinds }

@@ -109,10 +109,23 @@ impl Facts {
     }
 
     pub fn wanted(&self, worker: &str, target: &str, version: Version, now: i64) -> Wanted {
-        let Some(hr) = self.workers.get(worker) else { return Wanted::None };
-        if !hr.has_access(now) {
-            return Wanted::None;
+        match self.workers.get(worker) {
+            Some(hr) if hr.has_access(now) => self.shows(hr, worker, target, version),
+            _ => Wanted::None,
         }
+    }
+
+    /// What the directory's account of somebody who left says of them, where it is kept current; None where that isn't certain.
+    pub fn kept_of_a_leaver(&self, worker: &str, version: Version, now: i64) -> Option<BTreeMap<String, String>> {
+        let hr = self.workers.get(worker).filter(|hr| hr.present && hr.has_ended(now))?;
+        match self.shows(hr, worker, TARGETS[0], version) {
+            Wanted::Account(account) => Some(account.attributes),
+            Wanted::None | Wanted::Unknown => None,
+        }
+    }
+
+    /// What an account shows, whoever has access.
+    fn shows(&self, hr: &Record, worker: &str, target: &str, version: Version) -> Wanted {
         let department = hr.text("department").unwrap_or_default();
         if target == TARGETS[1] && !version.has_wiki(&department) {
             return Wanted::None;
@@ -174,7 +187,11 @@ impl Record {
     /// In from the first moment of the start to the last of the end, both in UTC.
     fn has_access(&self, now: i64) -> bool {
         let started = self.text("start").is_none_or(|start| day_of(&start) <= now);
+        self.present && started && !self.has_ended(now)
+    }
+
+    fn has_ended(&self, now: i64) -> bool {
         let ended = self.text("end").is_some_and(|end| day_of(&end) + 86_400_000 <= now);
-        self.present && self.text("status").as_deref() == Some("active") && started && !ended
+        ended || self.text("status").as_deref() != Some("active")
     }
 }

@@ -392,6 +392,12 @@ impl World {
         self.facts.wanted(worker, target, self.version, self.now())
     }
 
+    /// What the account of somebody who left says of them, where it is kept current.
+    pub fn kept(&self, worker: &str, target: &str) -> Option<BTreeMap<String, String>> {
+        let maintained = self.story.choices.maintained && target == TARGETS[0];
+        self.facts.kept_of_a_leaver(worker, self.version, self.now()).filter(|_| maintained)
+    }
+
     // --- what happens by itself
 
     fn random_below(&mut self, bound: u64) -> i64 {
