@@ -109,7 +109,7 @@ fn is_given_up(world: &World, target: &'static str, account: &AccountId) -> bool
     let newest =
         commands(world, target).iter().filter(|command| command.account == *account).map(|c| c.generation).max();
     let about = |result: &&Rc<ResultEvent>| result.account == *account && Some(result.generation) == newest;
-    let ended = results(world).iter().filter(about).last().map(|result| result.outcome);
+    let ended = results(world).iter().rfind(about).map(|result| result.outcome);
     ended == Some(Outcome::DeadLettered) && is_dropped(world, account)
 }
 

@@ -293,6 +293,11 @@ impl World {
     /// Tells the story one step at a time, each after all that the one before led to.
     pub fn tell_serially(&mut self) -> Result<(), String> {
         for step in std::mem::take(&mut self.story.told) {
+            if step.at > self.now() {
+                // What was due before it, comes before it.
+                self.pass(step.at - self.now());
+                self.rest()?;
+            }
             self.take_step(step);
             self.rest()?;
         }
