@@ -137,6 +137,26 @@ pub fn after_the_grace(world: &World) -> Result<(), String> {
     Ok(())
 }
 
+/// The time of a partition never goes back, whatever the clocks of the processes that have it do.
+pub fn time_goes_on(world: &World) -> Result<(), String> {
+    let name = key::meta("clock");
+    let clocks = world.bus.by_commit(&world.topics.state(), |row| {
+        let value = row.value.as_ref().filter(|_| row.key.as_ref() == Some(&name))?;
+        Some((row.partition, i64::from_be_bytes(*value.first_chunk()?)))
+    });
+    let mut last = BTreeMap::new();
+    for (_, (partition, now)) in clocks {
+        let before = last.insert(partition, now).unwrap_or(now);
+        if now < before {
+            return Err(format!("the time of inbox partition {partition:?} goes from {before} back to {now}"));
+        }
+    }
+    match last.is_empty() {
+        true => Err("no partition has a time".to_owned()),
+        false => Ok(()),
+    }
+}
+
 /// Generations of an account go 1, 2, 3 without gap or repetition.
 fn generations(target: &str, commands: &[Rc<Command>]) -> Result<BTreeMap<AccountId, Generation>, String> {
     let mut last: BTreeMap<AccountId, Generation> = BTreeMap::new();

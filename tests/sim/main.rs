@@ -57,6 +57,7 @@ fn run(seed: u64) -> Result<Counted, String> {
     auditor::in_the_end(&world, true)?;
     auditor::after_the_grace(&world)?;
     allowance::kept(&world)?;
+    auditor::time_goes_on(&world)?;
 
     let mut serial = World::serial(seed, EVENTS);
     serial.tell_serially()?;
