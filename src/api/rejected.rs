@@ -1,11 +1,13 @@
 //! `GET /v1/source-dead-letters`: events that could not be taken, read off their topic when somebody asks.
 //!
 //! They are not in the read model: their bytes are many, and seldom asked for. A list shows where each came from and why it is
-//! one; the event itself, which may hold anything, is shown one at a time.
+//! one; the event itself, which may hold anything, is shown one at a time. One that takes several records is known by the
+//! last of them: the topic's retention takes the first ones first. So both are read backwards.
 
 use super::{Api, Refusal};
-use crate::bus::{Bus, BusError, Incoming};
+use crate::bus::{Bus, BusError, Ends, Incoming, Reader};
 use crate::codec::cloudevents::header;
+use crate::codec::source::{self, Part};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
@@ -15,12 +17,19 @@ use std::time::{Duration, Instant};
 
 /// Dead letters of a page where the request doesn't say, and the most that are looked through for one.
 const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1000;
-/// Questions at once: each may hold `MAX_LIMIT` events of some KiB, and a reader of its own.
+const MAX_LIMIT: i64 = 1000;
+/// A page ends once it has looked through this much: a time of some seconds, whatever the bus.
+const PAGE_BYTES: usize = 64 << 20;
+/// Questions at once: each has a reader of its own. One that shows an event holds it three times or so: 300 MB for the largest
+/// that a source can send.
 pub(super) const QUESTIONS: usize = 2;
 /// Longest wait for a turn, and for the bus to give what is there: a new Kafka consumer takes a second or two.
 const TIME_OUT: Duration = Duration::from_secs(10);
 const POLL_WAIT: Duration = Duration::from_millis(200);
+/// Records read at once. They may be as large as the topic takes, and of a list none is kept.
+const CHUNK: usize = 16;
+/// Offsets of one look backwards.
+const LOOK: i64 = 100;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -42,15 +51,13 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Query(filter): Query<Filte
         Some(text) => Some(text.parse::<i64>().map_err(|_| super::query::bad_cursor())?),
     };
     asked(api, move |bus, topic| {
-        let ends = bus.ends(topic, 0)?;
-        let before = before.unwrap_or(ends.end).min(ends.end);
-        let stretch = i64::try_from(filter.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT)).unwrap_or(i64::MAX);
-        let from = (before - stretch).max(ends.start);
+        let mut letters = Letters::open(bus, topic)?;
+        let before = before.unwrap_or(letters.ends.end).min(letters.ends.end);
+        let stretch = i64::try_from(filter.limit.unwrap_or(DEFAULT_LIMIT)).unwrap_or(i64::MAX).clamp(1, MAX_LIMIT);
+        let (mut items, from) = letters.listed(before, stretch)?;
         let is = |wanted: &Option<String>, found: &Value| wanted.as_ref().is_none_or(|wanted| found == wanted.as_str());
-        let lines = read(bus, topic, from, before)?.iter().rev().map(line).collect::<Vec<_>>();
-        let mut items = lines;
         items.retain(|item| is(&filter.topic, &item["topic"]) && is(&filter.reason, &item["reason"]));
-        let next = (from > ends.start).then(|| from.to_string());
+        let next = (from > letters.ends.start).then(|| from.to_string());
         Ok(json!({ "items": items, "next": next }))
     })
     .await
@@ -67,12 +74,8 @@ pub(super) async fn one(State(api): State<Arc<Api>>, Path(id): Path<String>) -> 
     };
     let Ok(offset) = id.parse::<i64>() else { return Err(unknown()) };
     let found = asked(api, move |bus, topic| {
-        let ends = bus.ends(topic, 0)?;
-        if !(ends.start..ends.end).contains(&offset) {
-            return Ok(Value::Null);
-        }
-        let records = read(bus, topic, offset, offset + 1)?;
-        Ok(records.iter().find(|record| record.offset == offset).map_or(Value::Null, page))
+        let mut letters = Letters::open(bus, topic)?;
+        Ok(letters.records_of(offset)?.map_or(Value::Null, page))
     })
     .await?;
     if found.0.is_null() { Err(unknown()) } else { Ok(found) }
@@ -97,27 +100,129 @@ async fn asked(
     }
 }
 
-/// What is there from one offset to before another; offsets have gaps.
-fn read(bus: &dyn Bus, topic: &str, from: i64, before: i64) -> Result<Vec<Incoming>, BusError> {
-    let mut reader = bus.reader()?;
-    reader.seek(topic, 0, from)?;
-    let (began, mut records) = (Instant::now(), Vec::new());
-    while reader.position(topic, 0)? < before {
-        records.extend(reader.poll(MAX_LIMIT, POLL_WAIT)?.into_iter().filter(|record| record.offset < before));
-        if began.elapsed() > TIME_OUT {
-            return Err(BusError::Failed {
-                doing: format!("reading {topic}"),
-                reason: format!("it gave nothing up to offset {before} within {} s", TIME_OUT.as_secs()),
-            });
-        }
+/// The topic, read for one question.
+struct Letters<'a> {
+    topic: &'a str,
+    reader: Box<dyn Reader>,
+    ends: Ends,
+    began: Instant,
+}
+
+/// A letter of a list whose first parts were not met yet.
+struct Open {
+    /// Which of the items it is.
+    item: usize,
+    first: Part,
+}
+
+impl<'a> Letters<'a> {
+    fn open(bus: &dyn Bus, topic: &'a str) -> Result<Self, BusError> {
+        Ok(Self { topic, reader: bus.reader()?, ends: bus.ends(topic, 0)?, began: Instant::now() })
     }
-    Ok(records)
+
+    /// The lines of the letters below an offset, the newest first, and the offset from which on these are all.
+    fn listed(&mut self, before: i64, stretch: i64) -> Result<(Vec<Value>, i64), BusError> {
+        let least = (before - stretch).max(self.ends.start);
+        let (mut items, mut open, mut at, mut bytes) = (Vec::new(), Vec::<Open>::new(), before, 0);
+        while at > least && bytes < PAGE_BYTES {
+            let from = (at - LOOK).max(least);
+            let mut seen = Vec::new();
+            self.read(from, at, |record| {
+                bytes += record.value.as_ref().map_or(0, Vec::len);
+                seen.push((Part::of(&record), line(&record)));
+            })?;
+            for (part, line) in seen.into_iter().rev() {
+                match part {
+                    Some(part) if !part.is_last() => follow(&mut open, part),
+                    Some(first) => {
+                        open.push(Open { item: items.len(), first });
+                        items.push(line);
+                    }
+                    None => items.push(line),
+                }
+            }
+            at = from;
+        }
+        let from = at;
+        // Of those at the end of the page: whether their first parts are still there.
+        while at > self.ends.start && open.iter().any(|letter| letter.first.before() > 0) {
+            let below = (at - LOOK).max(self.ends.start);
+            let mut seen = Vec::new();
+            self.read(below, at, |record| seen.extend(Part::of(&record)))?;
+            seen.into_iter().rev().for_each(|part| follow(&mut open, part));
+            at = below;
+        }
+        for letter in open {
+            items[letter.item]["missing_parts"] = letter.first.before().into();
+        }
+        Ok((items, from))
+    }
+
+    /// The records of the letter whose last one is at an offset, in their order. Those at the front may be gone.
+    fn records_of(&mut self, offset: i64) -> Result<Option<Vec<Incoming>>, BusError> {
+        if !(self.ends.start..self.ends.end).contains(&offset) {
+            return Ok(None);
+        }
+        let mut last = None;
+        self.read(offset, offset + 1, |record| last = (record.offset == offset).then_some(record))?;
+        let Some(last) = last else { return Ok(None) };
+        let Some(mut first) = Part::of(&last) else { return Ok(Some(vec![last])) };
+        if !first.is_last() {
+            return Ok(None);
+        }
+        let (mut records, mut at) = (vec![last], offset);
+        while first.before() > 0 && at > self.ends.start {
+            let from = (at - LOOK).max(self.ends.start);
+            let mut seen = Vec::new();
+            self.read(from, at, |record| {
+                if let Some(part) = Part::of(&record).filter(|part| part.is_of(&first)) {
+                    seen.push((part, record));
+                }
+            })?;
+            for (part, record) in seen.into_iter().rev() {
+                if part.precedes(&first) {
+                    first = part;
+                    records.push(record);
+                }
+            }
+            at = from;
+        }
+        records.reverse();
+        Ok(Some(records))
+    }
+
+    /// What is there from one offset to before another; offsets have gaps.
+    fn read(&mut self, from: i64, before: i64, mut each: impl FnMut(Incoming)) -> Result<(), BusError> {
+        self.reader.seek(self.topic, 0, from)?;
+        while self.reader.position(self.topic, 0)? < before {
+            let records = self.reader.poll(CHUNK, POLL_WAIT)?;
+            records.into_iter().filter(|record| record.offset < before).for_each(&mut each);
+            if self.began.elapsed() > TIME_OUT {
+                return Err(BusError::Failed {
+                    doing: format!("reading {}", self.topic),
+                    reason: format!("it gave not all up to offset {before} within {} s", TIME_OUT.as_secs()),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reading backwards, a part was met: of the letter that lacks it, if any does.
+fn follow(open: &mut [Open], part: Part) {
+    if let Some(letter) = open.iter_mut().find(|letter| part.precedes(&letter.first)) {
+        letter.first = part;
+    }
 }
 
 fn line(record: &Incoming) -> Value {
     let text = |name: &str| header(&record.headers, &format!("lockstep_{name}"));
     let number = |name: &str| text(name).and_then(|text| text.parse::<i64>().ok());
-    let bytes = record.value.as_ref().map(Vec::len);
+    let part = Part::of(record);
+    let bytes = match part {
+        Some(_) => number("original_bytes"),
+        None => record.value.as_ref().and_then(|value| i64::try_from(value.len()).ok()),
+    };
     json!({
         "id": record.offset.to_string(),
         "at": record.timestamp.to_string(),
@@ -126,23 +231,31 @@ fn line(record: &Incoming) -> Value {
         "offset": number("offset"),
         "reason": text("reason"),
         "detail": text("detail"),
-        "bytes": number("original_bytes").map(Value::from).or(bytes.map(Value::from)),
-        "cut": text("cut") == Some("true"),
+        "bytes": bytes,
         "sha256": text("original_sha256"),
+        "parts": part.map_or(1, |part| part.count()),
+        "missing_parts": 0,
     })
 }
 
-fn page(record: &Incoming) -> Value {
-    let mut page = line(record);
-    page["key"] = record.key.as_deref().map_or(Value::Null, shown);
-    page["value"] = record.value.as_deref().map_or(Value::Null, |value| match std::str::from_utf8(value) {
-        Ok(text) => text.into(),
-        Err(_) => Value::Null,
-    });
-    page["value_hex"] = record.value.as_deref().map_or(Value::Null, |value| hex(value).into());
-    let theirs = record.headers.iter().filter(|(name, _)| !name.starts_with("lockstep_"));
-    page["headers"] =
-        theirs.map(|(name, value)| (name.clone(), shown(value))).collect::<serde_json::Map<_, _>>().into();
+/// A letter of its records.
+fn page(records: Vec<Incoming>) -> Value {
+    let Some(mut page) = records.last().map(line) else { return Value::Null };
+    page["missing_parts"] = records.first().and_then(Part::of).map_or(0, |first| first.before()).into();
+    let letter = source::join(records);
+    page["whole"] = letter.whole.into();
+    page["key"] = letter.key.as_deref().map_or(Value::Null, shown);
+    page["headers"] = letter
+        .headers
+        .iter()
+        .map(|(name, value)| (name.clone(), shown(value)))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    (page["value"], page["value_hex"]) = match letter.value.map(String::from_utf8) {
+        None => (Value::Null, Value::Null),
+        Some(Ok(text)) => (text.into(), Value::Null),
+        Some(Err(no_text)) => (Value::Null, hex(no_text.as_bytes()).into()),
+    };
     page
 }
 
@@ -152,5 +265,11 @@ fn shown(bytes: &[u8]) -> Value {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.extend(
+            [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).expect("four bits are a digit")),
+        );
+    }
+    text
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::bus::embedded::{EmbeddedBus, WallClock};
 use crate::bus::{Incoming, Outgoing, TopicSpec};
 use crate::codec::public::Public;
+use crate::codec::source::{Reason, Rejection, dead_letter as dead_letter_records};
 use crate::entity::{AccountRow, Clock, Held, IdentityHead, IdentityRecord, key};
 use crate::model::{
     AccountId, Action, Address, Attributes, Cause, Command, DeadLetter, Desired, Entitlements, EntityKey, ErrorClass,
@@ -533,6 +534,58 @@ fn source_dead_letters_are_read_off_their_topic_in_pages_the_newest_first() {
     assert_eq!(api.get("/v1/source-dead-letters/5").0, 404);
     assert_eq!(api.get("/v1/source-dead-letters/x").0, 404);
     assert_eq!(api.get("/v1/source-dead-letters?after=x").0, 400);
+}
+
+#[test]
+fn a_source_dead_letter_in_parts_is_one_of_the_list_and_is_shown_whole_or_with_what_it_lacks() {
+    let api = Running::start();
+    let topic = api.topics.source_dead_letters();
+    let event = |offset: i64, value: &[u8]| Incoming {
+        topic: "hr.workers".into(),
+        partition: 3,
+        offset,
+        timestamp: Timestamp(0),
+        key: Some(b"k".to_vec()),
+        value: Some(value.to_vec()),
+        headers: vec![("x".into(), b"y".to_vec())],
+    };
+    let rejection = Rejection { reason: Reason::TooLarge, detail: "no".into() };
+    let parts = |offset: i64, value: &[u8]| dead_letter_records(&topic, &event(offset, value), &rejection, 1_060);
+    let (text, bytes) = ("0123456789".repeat(200), vec![0xff; 2_000]);
+    let [one, other, third] = [parts(1, text.as_bytes()), parts(2, &bytes), parts(3, text.as_bytes())];
+    assert_eq!((one.len(), other.len(), third.len()), (4, 4, 4));
+    // The first of one are gone. Two others were written by two processors at the same time.
+    let mut records = one[2..].to_vec();
+    records.extend(other.iter().zip(&third).flat_map(|(other, third)| [other.clone(), third.clone()]));
+    records.extend(parts(4, b"small"));
+    // And one of them once more: its topic was read again.
+    records.extend(other.clone());
+    for record in records {
+        api.bus.append(vec![record]).unwrap();
+    }
+    let row = |item: &Value| {
+        let fields = ["id", "offset", "bytes", "parts", "missing_parts"].map(|field| item[field].to_string());
+        fields.join(" ").replace('"', "")
+    };
+    let rows = |page: &Value| page["items"].as_array().unwrap().iter().map(row).collect::<Vec<_>>();
+    let (_, all) = api.get("/v1/source-dead-letters");
+    assert_eq!(rows(&all), ["14 2 2000 4 0", "10 4 5 1 0", "9 3 2000 4 0", "8 2 2000 4 0", "1 1 2000 4 2"], "{all}");
+    // Of a page that ends in the middle of them too.
+    let (_, page) = api.get("/v1/source-dead-letters?limit=2&after=10");
+    assert_eq!((rows(&page), &page["next"]), (vec!["9 3 2000 4 0".into(), "8 2 2000 4 0".into()], &json!("8")));
+    let (_, page) = api.get("/v1/source-dead-letters?limit=2&after=8");
+    assert_eq!((rows(&page), &page["next"]), (vec![], &json!("6")));
+
+    for (id, value, hex) in [("14", None, Some(&bytes)), ("8", None, Some(&bytes)), ("9", Some(&text), None)] {
+        let (_, page) = api.get(&format!("/v1/source-dead-letters/{id}"));
+        let hex = hex.map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        assert_eq!((&page["value"], &page["value_hex"]), (&json!(value), &json!(hex)), "{id}");
+        assert_eq!((&page["whole"], &page["key"], &page["headers"]), (&json!(true), &json!("k"), &json!({"x": "y"})));
+    }
+    let (_, rest) = api.get("/v1/source-dead-letters/1");
+    assert_eq!((&rest["whole"], &rest["missing_parts"], &rest["bytes"]), (&json!(false), &json!(2), &json!(2_000)));
+    assert!(rest["value"].as_str().is_some_and(|left| left.len() < 1_500 && text.ends_with(left)), "{rest}");
+    assert_eq!(api.get("/v1/source-dead-letters/6").0, 404, "a part in the middle is no letter");
 }
 
 #[test]

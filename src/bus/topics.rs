@@ -146,6 +146,30 @@ pub fn source(name: &str, partitions: u32) -> TopicSpec {
     TopicSpec { name: name.to_owned(), partitions, replicas: None, settings: settings.into() }
 }
 
+/// Makes every topic, the sources' too: on the embedded bus, where no one else does. One that is there takes as large a record as
+/// it has to, for `limits.event_bytes` may have been raised since it was made.
+pub fn make(bus: &dyn Bus, layout: &Layout) -> Result<(), BusError> {
+    const SIZE: &str = "max.message.bytes";
+    let event = u64::try_from(layout.wishes.event_bytes).unwrap_or(u64::MAX);
+    let size = event.saturating_add(ENVELOPE_BYTES).max(LEAST_RECORD_BYTES).to_string();
+    let mut specs = layout.specs();
+    for name in &layout.source_topics {
+        let mut spec = source(name, layout.wishes.command_partitions);
+        spec.settings.insert(SIZE.to_owned(), size.clone());
+        specs.push(spec);
+    }
+    bus.create(&specs)?;
+    let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
+    for (spec, state) in specs.iter().zip(bus.describe(&names)?) {
+        let Some(wanted) = spec.settings.get(SIZE) else { continue };
+        let takes = state.found.is_some_and(|found| found.settings.get(SIZE).is_some_and(|is| at_least(is, wanted)));
+        if !takes {
+            bus.configure(&spec.name, &[(SIZE.to_owned(), wanted.clone())].into())?;
+        }
+    }
+    Ok(())
+}
+
 fn log(kept_ms: u64, record_bytes: u64) -> Vec<(&'static str, String)> {
     vec![
         ("cleanup.policy", "delete".into()),

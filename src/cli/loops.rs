@@ -109,7 +109,7 @@ impl Parts {
             return Ok(None);
         };
         let Config { installation, bundle, .. } = config;
-        let stores = DiskStores::open(data, installation.memory_mib / 2).map_err(|error| {
+        let stores = DiskStores::open(data, installation.store_mib()).map_err(|error| {
             Failure::new(Exit::Failed, error.to_string()).help("each process needs a --data of its own")
         })?;
         let registry = runtime::registry(&installation, data)?;
@@ -250,7 +250,7 @@ impl Parts {
             record_bytes: self.largest(&topics.inbox()),
             dead_letter_bytes: self.largest(&topics.source_dead_letters()),
             through_inbox: false,
-            cache_bytes: ((self.installation.memory_mib as usize / 2) << 20) / threads,
+            cache_bytes: self.installation.cache_bytes() / threads,
             restore: RestoreSettings::of_loops(threads),
             topics,
         };
@@ -430,10 +430,7 @@ fn checked_bus(config: &Config, layout: &Layout, data: &Path, metrics: &Metrics)
     let bus = runtime::open_bus(config, data)?;
     match config.installation.bus {
         BusRules::Embedded => {
-            let mut specs = layout.specs();
-            let partitions = config.installation.command_partitions;
-            specs.extend(layout.source_topics.iter().map(|topic| topics::source(topic, partitions)));
-            bus.create(&specs).map_err(|error| runtime::bus_failure(&error))?;
+            topics::make(bus.as_ref(), layout).map_err(|error| runtime::bus_failure(&error))?;
         }
         BusRules::Kafka(_) => {
             let warnings = topics::verify(bus.as_ref(), layout).map_err(|error| match error {

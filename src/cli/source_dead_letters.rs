@@ -5,7 +5,8 @@ use super::publish::segment;
 use super::reach::{Needs, Reach};
 use super::{Common, Exit, Failure, out};
 use serde_json::Value;
-use std::io::Write;
+use std::borrow::Cow;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 #[derive(clap::Args, Debug)]
@@ -76,7 +77,7 @@ fn show_list(items: &[Value]) -> anyhow::Result<()> {
             out::text(&item["at"]),
             came_on(item),
             out::text(&item["reason"]),
-            out::text(&item["bytes"]),
+            bytes(item),
             out::text(&item["detail"]),
         ]);
     }
@@ -88,8 +89,25 @@ fn came_on(item: &Value) -> String {
     if partition.is_empty() { topic } else { format!("{topic}-{partition}@{offset}") }
 }
 
+fn bytes(item: &Value) -> String {
+    match item["missing_parts"].as_u64() {
+        Some(missing @ 1..) => format!("{}, {missing} of {} parts gone", out::text(&item["bytes"]), item["parts"]),
+        _ => out::text(&item["bytes"]),
+    }
+}
+
+/// What is wrong with an event that is not shown as it came.
+fn lack(letter: &Value) -> Option<String> {
+    match (letter["whole"].as_bool(), letter["missing_parts"].as_u64()) {
+        (Some(true), _) => None,
+        (_, Some(missing @ 1..)) => {
+            Some(format!("the topic no longer keeps the first {missing} of its {} parts", letter["parts"]))
+        }
+        _ => Some("its bytes are not those that the sha256 is of".to_owned()),
+    }
+}
+
 fn show(letter: &Value) -> anyhow::Result<()> {
-    let cut = letter["cut"] == true;
     for (label, value) in [
         ("id", out::text(&letter["id"])),
         ("at", out::text(&letter["at"])),
@@ -97,8 +115,8 @@ fn show(letter: &Value) -> anyhow::Result<()> {
         ("reason", out::text(&letter["reason"])),
         ("detail", out::text(&letter["detail"])),
         ("bytes", out::text(&letter["bytes"])),
-        ("cut", if cut { "yes: the whole event is where it came on".to_owned() } else { String::new() }),
         ("sha256", out::text(&letter["sha256"])),
+        ("lacks", lack(letter).map_or_else(String::new, |lack| format!("{lack}; what is left of it is shown"))),
         ("key", out::text(&letter["key"])),
     ] {
         if !value.is_empty() {
@@ -115,16 +133,25 @@ fn show(letter: &Value) -> anyhow::Result<()> {
     }
 }
 
+/// Byte for byte; a terminal gets its line ended.
 fn show_raw(letter: &Value) -> anyhow::Result<()> {
-    let Some(hex) = letter["value_hex"].as_str() else {
-        return Err(Failure::new(Exit::Failed, "it has no value: it is a tombstone").into());
+    if let Some(lack) = lack(letter) {
+        let help = "see what is left of it without --raw, and have the source send the event again";
+        return Err(Failure::new(Exit::Failed, lack).help(help).into());
+    }
+    let bytes = match (&letter["value"], &letter["value_hex"]) {
+        (Value::String(text), _) => Cow::Borrowed(text.as_bytes()),
+        (_, Value::String(hex)) => {
+            let digits = (0..hex.len()).step_by(2).filter_map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok());
+            Cow::Owned(digits.collect())
+        }
+        _ => return Err(Failure::new(Exit::Failed, "it has no value: it is a tombstone").into()),
     };
-    let digits = (0..hex.len()).step_by(2).filter_map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok());
-    let bytes: Vec<u8> = digits.collect();
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(&bytes)?;
-    if bytes.last() != Some(&b'\n') {
+    if stdout.is_terminal() && bytes.last() != Some(&b'\n') {
         stdout.write_all(b"\n")?;
     }
+    stdout.flush()?;
     Ok(())
 }

@@ -26,6 +26,9 @@ use uuid::Uuid;
 /// The namespace of the CloudEvents ids that are made from an event's content.
 const EVENT_IDS: Uuid = Uuid::from_u128(0x3b0f_8d52_9a5e_4c1b_8f57_6576_656e_7473);
 
+/// What a document in JSON is made room for: most commands have less.
+const TYPICAL_JSON_BYTES: usize = 1536;
+
 /// A record's value and headers; its key is for the writer to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
@@ -98,7 +101,9 @@ impl PublicCodec {
     pub fn encode<T: Public>(&self, format: PublicFormat, topic: &str, value: &T) -> Result<Encoded, PublicError> {
         let (value_bytes, content_type) = match format {
             PublicFormat::Json => {
-                (serde_json::to_vec(&value.shape()).expect("a document is valid JSON"), cloudevents::JSON)
+                let mut json = Vec::with_capacity(TYPICAL_JSON_BYTES);
+                serde_json::to_writer(&mut json, &value.shape()).expect("a document is valid JSON");
+                (json, cloudevents::JSON)
             }
             PublicFormat::Avro => (self.encode_avro(topic, value)?, cloudevents::AVRO),
         };

@@ -27,9 +27,20 @@ pub struct Installation {
     pub decisions: bool,
     /// The largest source event, and the largest body of an HTTP event.
     pub event_bytes: usize,
-    /// What a process may keep of its local state in memory, in MiB: half of it decoded state that was touched last, the
-    /// rest the store's.
+    /// What a process may keep of its local state in memory, in MiB.
     pub memory_mib: u32,
+}
+
+impl Installation {
+    /// Five eighths of it are for state that was touched last, as most of what is read is found there.
+    pub fn cache_bytes(&self) -> usize {
+        (self.memory_mib as usize * 5 / 8) << 20
+    }
+
+    /// The rest is the store's.
+    pub fn store_mib(&self) -> u32 {
+        self.memory_mib - self.memory_mib * 5 / 8
+    }
 }
 
 #[expect(clippy::large_enum_variant, reason = "there is one in a process")]

@@ -140,7 +140,7 @@ fn records(
         // The scan shows them as they were before the step; this one event may have taken a row away.
         match changed {
             Some(changed) if record_row(&changed.source, &changed.record) == name => before = Some(row),
-            _ if step.get::<IdentityRecord>(&name)?.is_none() => {}
+            _ if step.has_deleted(&name) => {}
             _ => rows.push(row),
         }
     }

@@ -8,8 +8,7 @@
 //! Format: version, flags, and the body (LZ4 block with its length before it, if the flag says so): for each entity its key
 //! and its rows by name, every part behind its length (LEB128). The rows keep envelopes of their own.
 
-pub use lz4_flex::block::CompressTable;
-use lz4_flex::block::{compress_into_with_table, get_maximum_output_size};
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use std::cmp::Ordering;
 use std::ops::Range;
 
@@ -58,6 +57,14 @@ struct Entity {
 struct Row {
     name: Piece,
     value: Piece,
+}
+
+/// What packs are sealed with, one after another: a fresh table costs more than the compression. As large as the largest of them.
+#[derive(Default)]
+pub struct Sealer {
+    table: CompressTable,
+    body: Vec<u8>,
+    sealed: Vec<u8>,
 }
 
 /// Bytes of the body, or new ones.
@@ -125,37 +132,35 @@ impl Pack {
 
     /// None: nothing is left, the record is deleted.
     pub fn seal(&self) -> Option<Vec<u8>> {
-        self.seal_with(&mut CompressTable::default())
+        self.seal_with(&mut Sealer::default())
     }
 
-    /// The same, with a table that is used again and again: a fresh one costs more than the compression.
-    pub fn seal_with(&self, table: &mut CompressTable) -> Option<Vec<u8>> {
+    pub fn seal_with(&self, sealer: &mut Sealer) -> Option<Vec<u8>> {
         if self.entities.is_empty() && !self.beside {
             return None;
         }
-        let mut body = Vec::with_capacity(self.bytes + 64);
+        let Sealer { table, body, sealed } = sealer;
+        body.clear();
         for entity in &self.entities {
-            put_piece(&mut body, entity.key.of(&self.body));
-            put_length(&mut body, entity.rows.len());
+            put_piece(body, entity.key.of(&self.body));
+            put_length(body, entity.rows.len());
             for row in &entity.rows {
-                put_piece(&mut body, row.name.of(&self.body));
-                put_piece(&mut body, row.value.of(&self.body));
+                put_piece(body, row.name.of(&self.body));
+                put_piece(body, row.value.of(&self.body));
             }
         }
         let beside = if self.beside { BESIDE } else { 0 };
         if body.len() < LEAST_COMPRESSED {
             return Some([&[VERSION, beside], body.as_slice()].concat());
         }
-        let most = get_maximum_output_size(body.len());
-        let mut sealed = Vec::with_capacity(most + 8);
+        sealed.clear();
         sealed.extend([VERSION, beside | LZ4]);
-        put_length(&mut sealed, body.len());
+        put_length(sealed, body.len());
         let start = sealed.len();
-        sealed.resize(start + most, 0);
+        sealed.resize(start + get_maximum_output_size(body.len()), 0);
         let written =
-            compress_into_with_table(&body, &mut sealed[start..], table).expect("there is room for the worst case");
-        sealed.truncate(start + written);
-        Some(sealed)
+            compress_into_with_table(body, &mut sealed[start..], table).expect("there is room for the worst case");
+        Some(sealed[..start + written].to_vec())
     }
 
     /// Whether rows of this entity are in it, or would be put into it.

@@ -114,6 +114,11 @@ impl<'a> Step<'a> {
         self.rows.get(row).map(|bytes| decode(row, &bytes)).transpose()
     }
 
+    /// Whether this step has taken the row away.
+    pub fn has_deleted(&self, row: &str) -> bool {
+        self.done.writes.iter().any(|(name, value)| name == row && value.is_none())
+    }
+
     /// As it was before this step.
     pub fn scan<T: DeserializeOwned>(&self, prefix: &str, limit: usize) -> Result<Vec<(String, T)>, StepError> {
         self.rows

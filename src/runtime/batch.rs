@@ -3,7 +3,7 @@
 //! The pack of a routing key is read and decoded when the first message for it comes, changed in place, and encoded once when
 //! the batch is committed. What was committed last stays in a bounded cache, so that hot state is not read from the disk.
 
-use crate::entity::pack::{CompressTable, Pack, PackError};
+use crate::entity::pack::{Pack, PackError, Sealer};
 use crate::entity::{Rows, key};
 use crate::model::{Address, EntityKey, RoutingKey, Timestamp};
 use crate::store::{DueTimer, Store, StoreError, Write};
@@ -197,8 +197,8 @@ impl Written {
     /// What has to be written, each key once, and the packs among it for the cache.
     pub fn seal(self) -> Sealed {
         let packs = self.packs.into_iter().filter(|(_, pack)| pack.is_changed());
-        let mut table = CompressTable::default();
-        let packs = packs.map(|(of, pack)| (of, pack.seal_with(&mut table)));
+        let mut sealer = Sealer::default();
+        let packs = packs.map(|(of, pack)| (of, pack.seal_with(&mut sealer)));
         let mut packs: Vec<(RoutingKey, Option<Vec<u8>>)> = packs.collect();
         // The same batch gives the same records in the same order.
         packs.sort_by(|(a, _), (b, _)| a.cmp(b));

@@ -40,7 +40,8 @@ pub struct Intake {
 
 pub enum Taken {
     Message(Box<Message>),
-    Output(Outgoing),
+    /// Records of `source-dead-letters`, to be written together.
+    DeadLetter(Vec<Outgoing>),
     Nothing,
 }
 
@@ -78,7 +79,7 @@ impl Intake {
     pub fn take(&self, record: &Incoming, metrics: &Metrics) -> Result<Taken, Unavailable> {
         // Decoders that aren't ours read bytes that aren't ours: a bug in one costs the record and not the partition.
         catch_unwind(AssertUnwindSafe(|| self.decode(record, metrics))).unwrap_or_else(|_| {
-            Ok(Taken::Output(self.unreadable(record, "decoding it panicked; the log has the place", metrics)))
+            Ok(Taken::DeadLetter(self.unreadable(record, "decoding it panicked; the log has the place", metrics)))
         })
     }
 
@@ -112,7 +113,7 @@ impl Intake {
             }
             Err(DecodeError::Rejected(rejection)) => {
                 metrics.source_events_total.of([name, "rejected"]).inc();
-                Ok(Taken::Output(self.reject(record, name, &rejection, metrics)))
+                Ok(Taken::DeadLetter(self.reject(record, name, &rejection, metrics)))
             }
             Err(DecodeError::Unavailable(error)) => {
                 Err(Unavailable { topic: record.topic.clone(), reason: error.to_string() })
@@ -121,14 +122,14 @@ impl Intake {
     }
 
     /// A record that can't be read although it may be well: of one of our own topics, or of a source whose decoder has a bug.
-    pub fn unreadable(&self, record: &Incoming, detail: &str, metrics: &Metrics) -> Outgoing {
+    pub fn unreadable(&self, record: &Incoming, detail: &str, metrics: &Metrics) -> Vec<Outgoing> {
         let rejection = Rejection { reason: Reason::Unreadable, detail: detail.to_owned() };
         let source = self.sources.get(&record.topic).map_or("lockstep", SourceName::as_str);
         self.reject(record, source, &rejection, metrics)
     }
 
     /// A record that is small enough as it came, and too large once it is decoded and mapped.
-    pub fn too_large(&self, record: &Incoming, bytes: usize, most: usize, metrics: &Metrics) -> Outgoing {
+    pub fn too_large(&self, record: &Incoming, bytes: usize, most: usize, metrics: &Metrics) -> Vec<Outgoing> {
         let detail = format!("decoded and mapped, the event takes {bytes} bytes; at most {most} are taken");
         let source = self.sources.get(&record.topic).map_or("lockstep", SourceName::as_str);
         self.reject(record, source, &Rejection { reason: Reason::TooLarge, detail }, metrics)
@@ -145,11 +146,11 @@ impl Intake {
             Err(error) if error.is_transient() => {
                 Err(Unavailable { topic: record.topic.clone(), reason: error.to_string() })
             }
-            Err(error) => Ok(Taken::Output(self.unreadable(record, &error.to_string(), metrics))),
+            Err(error) => Ok(Taken::DeadLetter(self.unreadable(record, &error.to_string(), metrics))),
         }
     }
 
-    fn reject(&self, record: &Incoming, source: &str, rejection: &Rejection, metrics: &Metrics) -> Outgoing {
+    fn reject(&self, record: &Incoming, source: &str, rejection: &Rejection, metrics: &Metrics) -> Vec<Outgoing> {
         metrics.source_dead_letters_total.of([source, rejection.reason.as_str()]).inc();
         tracing::warn!(
             source,

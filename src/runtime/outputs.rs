@@ -6,6 +6,7 @@ use super::processor::ProcessorSettings;
 use super::quarantine::{Undeliverable, Why};
 use crate::bus::Outgoing;
 use crate::codec::public::{Public, PublicCodec, PublicError};
+use crate::codec::source;
 use crate::entity::Emission;
 use crate::model::{
     Alert, AlertKind, AlertState, Command, Decision, DecisionKind, Message, Op, TargetName, TenantId, Timestamp,
@@ -244,7 +245,7 @@ fn undeliverable(settings: &ProcessorSettings, message: Undeliverable) -> Outgoi
         headers: vec![
             ("lockstep_topic".to_owned(), settings.topics.inbox().into_bytes()),
             ("lockstep_reason".to_owned(), message.why.as_str().as_bytes().to_vec()),
-            ("lockstep_detail".to_owned(), message.detail.into_bytes()),
+            ("lockstep_detail".to_owned(), source::short(&message.detail).into()),
         ],
     }
 }

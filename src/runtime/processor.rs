@@ -310,12 +310,15 @@ impl Processor {
                     let output = self.publisher.inbox(&self.settings, &message);
                     let bytes = output.value.as_ref().map_or(0, Vec::len);
                     let most = fit::most_of_event(self.settings.record_bytes);
-                    transaction.outputs.push(match bytes <= most {
-                        true => output,
-                        false => self.intake.too_large(&record, bytes, most, &self.metrics),
-                    });
+                    match bytes <= most {
+                        true => transaction.outputs.push(output),
+                        false => {
+                            let letter = self.intake.too_large(&record, bytes, most, &self.metrics);
+                            transaction.outputs.extend(letter);
+                        }
+                    }
                 }
-                Taken::Output(output) => transaction.outputs.push(output),
+                Taken::DeadLetter(letter) => transaction.outputs.extend(letter),
                 Taken::Nothing => {}
             }
             return Ok(());
@@ -340,7 +343,7 @@ impl Processor {
             Err(error) => {
                 // Only Lockstep writes here; whoever else did finds it among the dead letters.
                 tracing::error!(topic = record.topic, partition = record.partition, offset = record.offset, %error, "unreadable inbox record");
-                transaction.outputs.push(self.intake.unreadable(&record, &error.to_string(), &self.metrics));
+                transaction.outputs.extend(self.intake.unreadable(&record, &error.to_string(), &self.metrics));
             }
         }
         Ok(())

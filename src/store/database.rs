@@ -3,9 +3,12 @@
 //! Used by the stores (`disk`) and by the embedded bus; it knows nothing of what either keeps in it.
 
 use super::StoreError;
+use fjall::compaction::Leveled;
+use fjall::config::CompressionPolicy;
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// fjall writes this file last when it makes a database, so without it nothing was ever stored.
@@ -17,6 +20,10 @@ const WORKER_THREADS: usize = 1;
 
 /// How much of the journal may stay on disk before memtables are flushed for it. fjall's least is 64 MiB.
 const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;
+
+/// Flushed tables that are gathered before they are merged into the level below. Keys come at random, so that rewrites most of
+/// it; fjall's default is 4.
+const FLUSHED_TABLES: u8 = 8;
 
 /// A process that was just killed or is ending may hold the lock for a moment longer.
 const LOCK_TRIES: u32 = 10;
@@ -48,7 +55,13 @@ impl Database {
 
     /// A tree of its own; its rows are held in memory up to `memtable_bytes` before they are written out.
     pub(crate) fn keyspace(&self, name: &str, memtable_bytes: u64) -> Result<fjall::Keyspace, StoreError> {
-        let options = || fjall::KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes);
+        let options = || {
+            fjall::KeyspaceCreateOptions::default()
+                .max_memtable_size(memtable_bytes)
+                // What is large in it is compressed already.
+                .data_block_compression_policy(CompressionPolicy::disabled())
+                .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(FLUSHED_TABLES)))
+        };
         self.fjall.keyspace(name, options).map_err(|e| self.told("open a keyspace", e))
     }
 

@@ -79,8 +79,8 @@ impl Earliest {
 }
 
 impl DiskStores {
-    /// Opens `<data>/state`, made if need be. `memory_mib` bounds what it keeps in memory: half of it caches blocks, the
-    /// rest is for rows on their way to disk. A damaged database is set aside as `<data>/state.damaged` (in place of an
+    /// Opens `<data>/state`, made if need be. `memory_mib` bounds what it keeps in memory: a third of it caches blocks,
+    /// the rest is for rows on their way to disk. A damaged database is set aside as `<data>/state.damaged` (in place of an
     /// older one) and an empty one opened: the stores are rebuilt from their changelogs.
     pub fn open(data: &Path, memory_mib: u32) -> Result<Self, StoreError> {
         let folder = data.join("state");
@@ -105,7 +105,7 @@ impl Shared {
         let memory = u64::from(memory_mib.max(4)) * 1024 * 1024;
         // A keyspace has up to four memtables that wait to be written besides the one in use.
         let memtable = (memory / 8).max(1024 * 1024);
-        let database = Database::open(folder, lock, memory / 2)?;
+        let database = Database::open(folder, lock, memory / 3)?;
         let rows = database.keyspace("rows", memtable)?;
         Ok(Self { database, rows, earliest: Mutex::default(), opened: Mutex::default() })
     }

@@ -286,7 +286,8 @@ impl LaneLoop {
         );
         let topic = self.settings.topics.source_dead_letters();
         let rejection = Rejection { reason: Reason::Unreadable, detail: detail.to_owned() };
-        work.transaction.outputs.push(source::dead_letter(&topic, record, &rejection, self.settings.dead_letter_bytes));
+        let letter = source::dead_letter(&topic, record, &rejection, self.settings.dead_letter_bytes);
+        work.transaction.outputs.extend(letter);
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod accounts;
+mod bad_input;
 mod keycloak;
 mod load;
 mod quarantine;

@@ -112,7 +112,7 @@ fn a_person_whose_state_is_damaged_waits_alone_until_an_operator_has_it_tried_ag
         if list.contains("not_json") { Ok(list) } else { Err(list) }
     });
     let id = letters.lines().nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
-    assert_eq!(rig.done(&["source-dead-letters", "show", &id, "--raw"]), "{\"id\": oops\n");
+    assert_eq!(rig.done(&["source-dead-letters", "show", &id, "--raw"]), "{\"id\": oops");
     rig.stop("processor");
     rig.stop("serve");
 }

@@ -284,6 +284,59 @@ fn what_grows_too_large_on_its_way_costs_one_event_or_one_identity_and_never_the
     insta::assert_snapshot!(lines.join("\n"));
 }
 
+/// As large as the source's topic takes: with what is said about it, it fits into no record of the dead letters.
+#[test]
+fn what_fits_into_no_record_of_the_dead_letters_is_kept_whole_in_several() {
+    let here = small_events();
+    here.run(&RUN);
+    let large: String = (0..).map(|number| format!("{number:06} ")).take(149_790).collect();
+    {
+        let bus = bus(&here);
+        append(&bus, Some(large.clone().into_bytes()));
+        append(&bus, Some(good(0, "")));
+    }
+    let printed = here.run(&RUN);
+    assert!(printed.ends_with("--- exit code 0\n"), "{printed}");
+    assert!(printed.contains("rejected: 1 too_large;"), "it is one event: {printed}");
+    assert_eq!(accounts(&here), names(0..1), "{printed}");
+    {
+        let bus = bus(&here);
+        let (letters, source) = (read(&bus, DEAD_LETTERS), read(&bus, TOPIC));
+        assert_eq!(letters.len(), 2, "two parts");
+        let kept: Vec<u8> = letters.iter().flat_map(|letter| letter.value.clone().unwrap()).collect();
+        assert!(kept == large.as_bytes() && letters[1].key == original(&letters[1], &source).key);
+    }
+
+    let dev = here.start(&["dev", "--config", ".", "--listen", "127.0.0.1:0"]);
+    let list = here.run(&["source-dead-letters", "list"]);
+    assert!(list.lines().count() == 4 && list.contains(" too_large ") && list.contains(" 1048530 "), "{list}");
+    let raw = here.run(&["source-dead-letters", "show", "1", "--raw"]);
+    assert!(raw == format!("$ lockstep source-dead-letters show 1 --raw\n{large}--- exit code 0\n"), "byte for byte");
+    assert_eq!(dev.stop(), Some(0));
+}
+
+/// An event that the topics took before, and would not take as they were made.
+#[test]
+fn a_limit_that_is_raised_holds_for_topics_that_are_there() {
+    let here = small_events();
+    here.run(&RUN);
+    here.file("lockstep.yaml", "tenants: [acme]\nlimits: { event_bytes: 4194304 }\n");
+    let dev = here.start(&["dev", "--config", ".", "--listen", "127.0.0.1:0"]);
+    let sent = [dev.post("/v1/events/hr", good_of(0, 4 << 20)), dev.post("/v1/events/hr", good_of(1, (4 << 20) + 1))];
+    assert!(sent[0].starts_with("202 ") && sent[1].starts_with("413 "), "{sent:?}");
+    assert!(dev.post("/v1/events/hr", vec![b'{'; 4 << 20]).starts_with("202 "));
+    assert!(dev.post("/v1/events/hr", good(2, "")).starts_with("202 "));
+    let until = Instant::now() + PATIENCE;
+    while accounts(&here).len() < 2 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(accounts(&here), ["good 0", "good 2"]);
+    assert_eq!(dev.stop(), Some(0));
+    let letters = read(&bus(&here), DEAD_LETTERS);
+    assert_eq!(letters.len(), 1, "in one record");
+    assert!(letters[0].value.as_deref() == Some(vec![b'{'; 4 << 20].as_slice()));
+}
+
 #[test]
 fn a_wrong_config_is_refused_at_start_and_nothing_is_made() {
     let mistakes = [

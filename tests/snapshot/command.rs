@@ -69,6 +69,8 @@ impl Here {
 
     /// Starts `lockstep ARGS`, which serves HTTP, and waits until it listens.
     pub fn start(&self, args: &[&str]) -> Running {
+        // One of a run before says nothing of this one.
+        let _ = std::fs::remove_file(self.path().join("data/url"));
         let child = Command::new(env!("CARGO_BIN_EXE_lockstep"))
             .args(args)
             .current_dir(self.path())

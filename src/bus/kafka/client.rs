@@ -29,7 +29,11 @@ const SESSION_TIMEOUT_MS: u32 = 10_000;
 /// How soon a member learns that the group settles anew: what was revoked elsewhere waits for it.
 const HEARTBEAT_MS: u32 = 500;
 /// Records fetched ahead of `poll`, in KiB, per consumer: what a batch or two needs, so that memory stays small.
-const PREFETCH_KBYTES: u32 = 16_384;
+const PREFETCH_KBYTES: u32 = 4_096;
+/// The largest answer that a consumer takes: a broker takes requests of up to 100 MiB (`socket.request.max.bytes`), so what
+/// somebody could send can be read, with room for what stands around it. librdkafka's default is less, and a record above it would
+/// hold its partition for good.
+const LARGEST_ANSWER_BYTES: u32 = 101 << 20;
 /// How long a broker holds back an empty answer to a reader.
 const READER_FETCH_WAIT_MS: u32 = 50;
 /// What one fetch of a reader may bring of a partition: a restore reads one partition after the other, so it has to be much.
@@ -144,6 +148,12 @@ impl KafkaSettings {
             if !self.properties.contains_key(name) {
                 config.set(name, value);
             }
+        }
+        if !self.properties.contains_key("receive.message.max.bytes") {
+            // librdkafka wants room for what is asked for and its frame.
+            let asked: u32 = self.properties.get("fetch.max.bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
+            let largest = LARGEST_ANSWER_BYTES.max(asked.saturating_add(512));
+            config.set("receive.message.max.bytes", largest.to_string());
         }
         config
     }
@@ -557,6 +567,13 @@ mod tests {
         assert_eq!(settings.committer(&m).get("linger.ms"), Some("0"));
         assert_eq!(settings.committer(&m).get("transactional.id"), Some("lockstep-a"));
         assert_eq!(settings.committer(&m).get("batch.size"), Some("500000"), "no batch above the largest record");
+        assert_eq!(settings.member(&m).get("receive.message.max.bytes"), Some("105906176"));
+        let (fetches, receives) = (("fetch.max.bytes", "200000000"), ("receive.message.max.bytes", "300000000"));
+        for (properties, expected) in [(vec![fetches], "200000512"), (vec![fetches, receives], "300000000")] {
+            let member = self::settings(&properties).member(&m);
+            assert_eq!(member.get("receive.message.max.bytes"), Some(expected));
+            assert!(member.create::<BaseConsumer>().is_ok());
+        }
     }
 
     #[test]

@@ -6,10 +6,10 @@ use crate::bus::{Incoming, Reader};
 use crate::cli::loops::Parts;
 use crate::cli::out;
 use crate::codec::public::PublicCodec;
-use crate::codec::source::Decoded;
-use crate::model::{Command, Op, Outcome, ResultEvent, TargetName, Timestamp, Value};
+use crate::codec::source::{Decoded, Part};
+use crate::model::{AccountId, Command, Op, Outcome, ResultEvent, TargetName, Timestamp, Value};
 use anyhow::Context;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -41,6 +41,8 @@ struct Counts {
     verified: BTreeMap<Op, u64>,
     /// Accounts whose newest command is neither verified nor superseded, by outcome.
     open: HashMap<String, Outcome>,
+    /// Accounts that were made while it looked on.
+    made: HashSet<AccountId>,
     milliseconds: Vec<u64>,
 }
 
@@ -62,8 +64,9 @@ struct Commanded {
     name: String,
     /// When its cause came in.
     arrived: Option<Timestamp>,
-    /// What it is for the account, whatever commands it took the place of.
     op: Op,
+    /// Lockstep knew of no account at the target yet.
+    is_new: bool,
 }
 
 impl Board {
@@ -169,12 +172,8 @@ impl Follower {
             _ => command.account.0.to_string(),
         };
         let arrived = self.arrived.get(command.cause.event.as_str()).copied();
-        let op = match command.op {
-            // Nothing is known of the account at the target yet: this makes it.
-            Op::Update | Op::Enable if command.external_id.is_none() => Op::Create,
-            op => op,
-        };
-        self.commands.insert(command.idempotency_key(), Commanded { name, arrived, op });
+        let is_new = command.external_id.is_none();
+        self.commands.insert(command.idempotency_key(), Commanded { name, arrived, op: command.op, is_new });
     }
 
     fn result(&mut self, record: &Incoming) -> anyhow::Result<()> {
@@ -182,12 +181,18 @@ impl Follower {
             return Ok(());
         };
         let key = result.account.idempotency_key(result.generation);
-        let Commanded { name, arrived, op } = self.commands.get(&key).cloned().unwrap_or_else(|| Commanded {
+        let Commanded { name, arrived, op, is_new } = self.commands.get(&key).cloned().unwrap_or_else(|| Commanded {
             name: result.account.0.to_string(),
             arrived: None,
             op: result.op,
+            is_new: false,
         });
         let counts = self.summary.targets.entry(result.target.clone()).or_default();
+        let op = match op {
+            // Nothing was known of the account at the target, and nothing is there: this makes it, in a create's place.
+            Op::Update | Op::Enable if is_new && !counts.made.contains(&result.account) => Op::Create,
+            op => op,
+        };
         if matches!(result.outcome, Outcome::Verified | Outcome::Superseded | Outcome::DeadLettered) {
             self.commands.remove(&key);
         }
@@ -196,6 +201,11 @@ impl Follower {
             Outcome::Verified => {
                 counts.open.remove(result.account.as_str());
                 *counts.verified.entry(op).or_default() += 1;
+                match op {
+                    Op::Create => _ = counts.made.insert(result.account.clone()),
+                    Op::Delete => _ = counts.made.remove(&result.account),
+                    _ => {}
+                }
             }
             outcome => {
                 counts.open.insert(result.account.0.to_string(), outcome);
@@ -234,6 +244,9 @@ impl Follower {
     }
 
     fn rejected(&mut self, record: &Incoming) -> anyhow::Result<()> {
+        if Part::of(record).is_some_and(|part| !part.is_last()) {
+            return Ok(());
+        }
         let header = |name: &str| {
             let found = record.headers.iter().find(|(header, _)| header == name);
             found.map_or_else(String::new, |(_, value)| String::from_utf8_lossy(value).into_owned())

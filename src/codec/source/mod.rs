@@ -10,7 +10,7 @@ mod envelope;
 mod json;
 mod mapping;
 
-pub use dead_letter::dead_letter;
+pub use dead_letter::{Letter, Part, dead_letter, join, short};
 
 use super::avro::{Fingerprint, WriterSchema};
 use super::cloudevents::{TRACEPARENT, header};
