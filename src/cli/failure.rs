@@ -35,6 +35,10 @@ impl Failure {
         Self { what: what.into(), help: Vec::new(), exit }
     }
 
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
     /// Adds a line that says what to do.
     #[must_use]
     pub fn help(mut self, line: impl Into<String>) -> Self {

@@ -94,39 +94,21 @@ pub struct Parts {
 
 impl Parts {
     /// Opens bus and stores below `data`, and sees to the topics: the embedded bus makes its own, on Kafka they are checked.
+    /// Brokers that are away are waited for. None: cancelled meanwhile.
     pub fn open(
         config: Config,
         data: &Path,
         instance: String,
         runtime: &Handle,
         cancel: CancellationToken,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Option<Self>> {
         runtime::create_data_dir(data)?;
         let layout = Layout::of(&config);
-        let bus = runtime::open_bus(&config, data)?;
-        let Config { installation, bundle, .. } = config;
-        match installation.bus {
-            BusRules::Embedded => {
-                topics::make(bus.as_ref(), &layout).map_err(|error| runtime::bus_failure(&error))?;
-            }
-            BusRules::Kafka(_) => {
-                let warnings = topics::verify(bus.as_ref(), &layout).map_err(|error| match error {
-                    TopicsError::Bus(error) => runtime::bus_failure(&error),
-                    error => Failure::new(Exit::Config, error.to_string()).help("see `lockstep topics plan`").into(),
-                })?;
-                let mut by_what: BTreeMap<String, Vec<String>> = BTreeMap::new();
-                for warning in warnings {
-                    by_what.entry(warning.what).or_default().push(warning.topic);
-                }
-                for (what, topics) in by_what {
-                    tracing::warn!(topics = topics.join(", "), what, "topics are not as they should be");
-                }
-            }
-        }
         let metrics = Metrics::new();
-        look_at_clock(bus.as_ref(), &layout.names.clock(), &metrics)
-            .map_err(|error| runtime::bus_failure(&error))?
-            .map_or(Ok(()), |reading| Err(clock_failure(&reading)))?;
+        let Some(bus) = runtime::until_reached(&cancel, || checked_bus(&config, &layout, data, &metrics))? else {
+            return Ok(None);
+        };
+        let Config { installation, bundle, .. } = config;
         let stores = DiskStores::open(data, installation.store_mib()).map_err(|error| {
             Failure::new(Exit::Failed, error.to_string()).help("each process needs a --data of its own")
         })?;
@@ -141,7 +123,7 @@ impl Parts {
         let begun = health.condition("process: loops begun");
         let activity = Activity::default();
         activity.committed(Arc::clone(&now));
-        Ok(Self {
+        Ok(Some(Self {
             installation,
             bundle: Arc::new(bundle),
             layout,
@@ -159,7 +141,7 @@ impl Parts {
             begun,
             cancel,
             runtime: runtime.clone(),
-        })
+        }))
     }
 
     /// The processor's loops, each a member of the group with partitions of its own, until cancelled.
@@ -441,6 +423,33 @@ impl LoopError {
                 }
         )
     }
+}
+
+/// The bus, its topics and its clock as they have to be.
+fn checked_bus(config: &Config, layout: &Layout, data: &Path, metrics: &Metrics) -> anyhow::Result<Arc<dyn Bus>> {
+    let bus = runtime::open_bus(config, data)?;
+    match config.installation.bus {
+        BusRules::Embedded => {
+            topics::make(bus.as_ref(), layout).map_err(|error| runtime::bus_failure(&error))?;
+        }
+        BusRules::Kafka(_) => {
+            let warnings = topics::verify(bus.as_ref(), layout).map_err(|error| match error {
+                TopicsError::Bus(error) => runtime::bus_failure(&error),
+                error => Failure::new(Exit::Config, error.to_string()).help("see `lockstep topics plan`").into(),
+            })?;
+            let mut by_what: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for warning in warnings {
+                by_what.entry(warning.what).or_default().push(warning.topic);
+            }
+            for (what, topics) in by_what {
+                tracing::warn!(topics = topics.join(", "), what, "topics are not as they should be");
+            }
+        }
+    }
+    look_at_clock(bus.as_ref(), &layout.names.clock(), metrics)
+        .map_err(|error| runtime::bus_failure(&error))?
+        .map_or(Ok(()), |reading| Err(clock_failure(&reading)))?;
+    Ok(bus)
 }
 
 /// Shows how this host's clock stands against the brokers', and gives the reading if it is off.

@@ -47,7 +47,9 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     runtime::create_data_dir(&common.data)?;
     let runtime_ = runtime::tokio()?;
     let cancel = runtime::cancelled_by_signals(&runtime_)?;
-    let bus = runtime::open_bus(&config, &common.data)?;
+    let Some(bus) = runtime::until_reached(&cancel, || runtime::open_bus(&config, &common.data))? else {
+        return Ok(Exit::Done.into());
+    };
     let poller = Poller::new(settings, bus, Arc::new(WallClock)).map_err(failure)?;
     runtime_.block_on(poller.run(cancel)).map_err(failure)?;
     Ok(Exit::Done.into())

@@ -62,7 +62,10 @@ pub fn run_loops(
     let tokio = runtime::tokio()?;
     let cancel = runtime::cancelled_by_signals(&tokio)?;
     runtime::create_data_dir(&common.data)?;
-    let parts = Parts::open(config, &common.data.join(folder), instance, tokio.handle(), cancel.clone())?;
+    let data = common.data.join(folder);
+    let Some(parts) = Parts::open(config, &data, instance, tokio.handle(), cancel.clone())? else {
+        return Ok(Exit::Done.into());
+    };
     let listener = tokio.block_on(api::listen(&listen.to_string())).map_err(|error| {
         Failure::new(Exit::Failed, error.to_string()).help("does another lockstep run here? use --listen")
     })?;

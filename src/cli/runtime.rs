@@ -1,6 +1,6 @@
 //! What running subcommands share: the config, the data folder, the bus, the codec, logs, the tokio runtime, signals.
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, failure};
 use crate::bus::embedded::{EmbeddedBus, EmbeddedOptions};
 use crate::bus::topics::Layout;
 use crate::bus::{Bus, BusError};
@@ -12,9 +12,16 @@ use anyhow::Context;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// Pauses before the brokers are asked anew, doubling; an attempt takes up to 10 s by itself.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How soon a signal ends such a pause.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The exit code of a process that a second signal ended, as shells give it to SIGINT.
 const INTERRUPTED: i32 = 130;
@@ -105,6 +112,32 @@ pub fn open_bus(config: &Config, data: &Path) -> anyhow::Result<Arc<dyn Bus>> {
     }
 }
 
+/// Begins what needs the brokers, again and again while they can't be reached: one that is away comes back, and what starts
+/// meanwhile waits for it. What waiting doesn't mend, a wrong password or a topic that isn't there, ends it. None: cancelled.
+pub fn until_reached<T>(
+    cancel: &CancellationToken,
+    mut begin: impl FnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<Option<T>> {
+    let mut pause = FIRST_PAUSE;
+    while !cancel.is_cancelled() {
+        let error = match begin() {
+            Ok(begun) => return Ok(Some(begun)),
+            Err(error) => error,
+        };
+        if error.downcast_ref::<Failure>().is_none_or(|failure| failure.exit() != Exit::Unreachable) {
+            return Err(error);
+        }
+        let help = failure::help_of(&error).unwrap_or_default();
+        tracing::warn!(%error, help, pause_s = pause.as_secs(), "the brokers can't be reached yet: tries again after a pause");
+        let until = Instant::now() + pause;
+        while Instant::now() < until && !cancel.is_cancelled() {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    Ok(None)
+}
+
 /// An error of the bus, with what can be done about it.
 pub fn bus_failure(error: &BusError) -> anyhow::Error {
     match error {
@@ -193,6 +226,30 @@ mod tests {
             }
             assert!(!shown.contains("Byron"), "{shown}");
         }
+    }
+
+    #[test]
+    fn brokers_that_are_away_are_waited_for_and_a_refusal_is_not() {
+        let retriable = || BusError::Retriable { doing: "kafka at b:9092".into(), reason: "refused".into() };
+        let denied = BusError::Denied { doing: "kafka".into(), reason: "no such user".into(), remedy: "mend".into() };
+        let cancel = CancellationToken::new();
+        let mut answers = vec![Ok(7), Err(bus_failure(&retriable()))];
+        let reached = until_reached(&cancel, || answers.pop().expect("it is not asked once more"));
+        assert_eq!(reached.unwrap(), Some(7));
+
+        let mut asked = 0;
+        let refused = until_reached(&cancel, || {
+            asked += 1;
+            Err::<(), _>(bus_failure(&denied))
+        });
+        assert_eq!((refused.unwrap_err().to_string().as_str(), asked), ("kafka: no such user", 1));
+
+        let began = Instant::now();
+        let cancelled = until_reached(&cancel, || {
+            cancel.cancel();
+            Err::<(), _>(bus_failure(&retriable()))
+        });
+        assert!(cancelled.unwrap().is_none() && began.elapsed() < FIRST_PAUSE);
     }
 
     #[test]

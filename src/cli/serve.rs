@@ -30,9 +30,12 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     let token_file = token.file().to_owned();
     let runtime_ = runtime::tokio()?;
     let cancel = runtime::cancelled_by_signals(&runtime_)?;
+    let Some(bus) = runtime::until_reached(&cancel, || runtime::open_bus(&config, &common.data))? else {
+        return Ok(Exit::Done.into());
+    };
     let parts = HostParts {
         installation,
-        bus: runtime::open_bus(&config, &common.data)?,
+        bus,
         codec: runtime::codec(installation, &common.data)?,
         bundle: Arc::new(config.bundle),
         metrics: Arc::new(Metrics::new()),

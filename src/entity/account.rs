@@ -3,7 +3,7 @@
 use crate::model::{
     AccountId, Deprovision, Desired, ErrorClass, Generation, Op, Outcome, TargetName, TenantId, Timestamp,
 };
-use crate::model::{IdentityId, Intent};
+use crate::model::{IdentityId, Intent, envelope};
 use serde::{Deserialize, Serialize};
 
 /// The row `account/<target>` of an identity.
@@ -26,6 +26,9 @@ pub struct AccountRow {
     pub dead: bool,
     /// Drift was seen and is not mended yet.
     pub drifted: bool,
+    /// It was disabled before what was commanded last had been verified: the target may show it as it was earlier.
+    #[serde(deserialize_with = "envelope::or_default")]
+    pub behind: bool,
 }
 
 /// What the last command makes of the account.
@@ -108,7 +111,14 @@ impl AccountRow {
             delete_due: None,
             dead: false,
             drifted: false,
+            behind: false,
         }
+    }
+
+    /// The target shows what was commanded last.
+    pub fn is_verified(&self) -> bool {
+        let verified = |last: &LastResult| last.generation == self.generation && last.outcome == Outcome::Verified;
+        self.last.as_ref().is_some_and(verified)
     }
 
     /// Whether something about it waits for an end that figures and alerts are about.

@@ -101,6 +101,7 @@ pub(super) fn step(
 
 /// Issues the next generation.
 pub(super) fn command(step: &mut Step, me: &Me, target: &TargetRules, row: &mut AccountRow, op: Op, desired: Desired) {
+    row.behind = op.is_deprovision() && !row.is_verified();
     row.generation = row.generation.next();
     let granted = row.desired.as_ref().map(|desired| desired.entitlements.groups.clone()).unwrap_or_default();
     let revoked = granted.difference(&desired.entitlements.groups).cloned().collect();

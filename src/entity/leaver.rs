@@ -67,7 +67,8 @@ pub(super) fn maintain(
         AccountState::Absent => ask_to_remove(step, me, head, row, Op::Create, urgent),
         AccountState::Disabled => {
             let frozen = matches!(row.removal, Removal::Asked { .. } | Removal::Held { .. });
-            if !frozen && row.desired.as_ref() != Some(&desired) {
+            // An update that the disable superseded was never made: the disable by itself changes no attribute.
+            if !frozen && (row.behind || row.desired.as_ref() != Some(&desired)) {
                 decide_account(step, me, row, DecisionKind::Moved);
                 command(step, me, target, row, Op::Update, desired);
             }

@@ -1,9 +1,9 @@
 //! The auditor: reads the targets themselves and the logs, and trusts nothing that Lockstep says of itself.
 
-use crate::rules::{GRACE_MS, TARGETS};
+use crate::rules::{GRACE_MS, SOURCE_TOPICS, TARGETS};
 use crate::target::plain;
 use crate::truth::{Account, Wanted};
-use crate::world::World;
+use crate::world::{BAD, World};
 use lockstep::entity::pack::Pack;
 use lockstep::entity::{AccountRow, IdentityHead, IdentityRecord, Removal, key};
 use lockstep::lane::{Lane, Work};
@@ -23,6 +23,7 @@ pub fn at_rest(world: &World) -> Result<(), String> {
     }
     commanded(world)?;
     held(world)?;
+    bad_input(world)?;
     quarantined(world)
 }
 
@@ -47,7 +48,7 @@ pub fn same(one: &World, other: &World) -> Result<(), String> {
                 continue;
             }
             let (mine, theirs) = (shown.get(&account), others.get(&account));
-            if mine != theirs {
+            if mine != theirs && !is_given_up(one, target, &account) && !is_given_up(other, target, &account) {
                 return Err(format!(
                     "{target}: {worker} ({account}) has {mine:?}, and {theirs:?} in the serial reference\n{}",
                     history(one, target, &account)
@@ -81,14 +82,40 @@ fn accounts(world: &World, target: &'static str, looked: bool) -> Result<(), Str
             (Wanted::None, Some((true, _))) if !world.is_rejected(&account) => {
                 format!("{worker} is out and can still get in")
             }
+            (Wanted::None, Some((false, has)))
+                if world.kept(worker, target).is_some_and(|kept| kept != has.attributes) =>
+            {
+                format!(
+                    "the disabled account of {worker} is not kept current: {has:?}, not {:?}",
+                    world.kept(worker, target)
+                )
+            }
             (Wanted::None | Wanted::Unknown, _) => continue,
         };
+        // Whom an operator gave up may lack what they should have, and not the other way round.
+        if world.wanted(worker, target) != Wanted::None && is_given_up(world, target, &account) {
+            continue;
+        }
         return Err(format!("{target}: {fault}\n{}", history(world, target, &account)));
     }
     match shown.keys().next() {
         Some(account) => Err(format!("{target}: {account} is nobody's")),
         None => Ok(()),
     }
+}
+
+/// The newest command of an account is a dead letter that an operator dropped: it stays as it is until something else is wanted.
+fn is_given_up(world: &World, target: &'static str, account: &AccountId) -> bool {
+    let newest =
+        commands(world, target).iter().filter(|command| command.account == *account).map(|c| c.generation).max();
+    let about = |result: &&Rc<ResultEvent>| result.account == *account && Some(result.generation) == newest;
+    let ended = results(world).iter().rfind(about).map(|result| result.outcome);
+    ended == Some(Outcome::DeadLettered) && is_dropped(world, account)
+}
+
+fn is_dropped(world: &World, account: &AccountId) -> bool {
+    let of = |decision: &&Rc<Decision>| decision.account.as_ref() == Some(account);
+    decisions(world).iter().filter(of).any(|decision| matches!(decision.kind, DecisionKind::Dropped { .. }))
 }
 
 /// After the grace nothing is left of those who are out.
@@ -108,6 +135,26 @@ pub fn after_the_grace(world: &World) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The time of a partition never goes back, whatever the clocks of the processes that have it do.
+pub fn time_goes_on(world: &World) -> Result<(), String> {
+    let name = key::meta("clock");
+    let clocks = world.bus.by_commit(&world.topics.state(), |row| {
+        let value = row.value.as_ref().filter(|_| row.key.as_ref() == Some(&name))?;
+        Some((row.partition, i64::from_be_bytes(*value.first_chunk()?)))
+    });
+    let mut last = BTreeMap::new();
+    for (_, (partition, now)) in clocks {
+        let before = last.insert(partition, now).unwrap_or(now);
+        if now < before {
+            return Err(format!("the time of inbox partition {partition:?} goes from {before} back to {now}"));
+        }
+    }
+    match last.is_empty() {
+        true => Err("no partition has a time".to_owned()),
+        false => Ok(()),
+    }
 }
 
 /// Generations of an account go 1, 2, 3 without gap or repetition.
@@ -173,11 +220,7 @@ fn ends(
             Some(Outcome::DeadLettered) => {
                 let listed = letters.iter().any(|letter| letter.command.account == command.account);
                 let alerted = world.alerts.contains_key(&format!("dead-letter/{}", command.account));
-                let dropped = decisions(world).iter().any(|decision| {
-                    matches!(decision.kind, DecisionKind::Dropped { .. })
-                        && decision.account.as_ref() == Some(&command.account)
-                });
-                if !(listed && alerted || dropped) {
+                if !(listed && alerted || is_dropped(world, &command.account)) {
                     return Err(format!("{} is a dead letter, listed {listed}, alerted {alerted}", what()));
                 }
             }
@@ -232,6 +275,25 @@ fn held(world: &World) -> Result<(), String> {
     match held.into_keys().next() {
         Some(account) => Err(format!("the Guard holds {account}, which has no row")),
         None => Ok(()),
+    }
+}
+
+/// What is no event ends among the dead letters of sources, each once and as it came; nothing else does.
+fn bad_input(world: &World) -> Result<(), String> {
+    let values = |topic: &str, bad: bool| {
+        let records = world.bus.written(topic, 0).into_iter();
+        let chosen = records.filter(|record| record.headers.iter().any(|(name, _)| name == BAD) == bad);
+        chosen.map(|record| (record.key, record.value)).collect::<Vec<_>>()
+    };
+    let letters = world.topics.source_dead_letters();
+    let mut came: Vec<_> = SOURCE_TOPICS.iter().flat_map(|topic| values(topic, true)).collect();
+    let mut ended = values(&letters, true);
+    came.sort();
+    ended.sort();
+    match values(&letters, false).len() {
+        0 if came == ended => Ok(()),
+        0 => Err(format!("{} records are bad input, and {} are dead letters of sources", came.len(), ended.len())),
+        others => Err(format!("{others} good events are dead letters of sources")),
     }
 }
 

@@ -32,6 +32,9 @@ struct Shared {
     epoch: u64,
     /// All that was ever committed, by topic: retention may take it from the bus.
     written: BTreeMap<String, Vec<Outgoing>>,
+    /// In which commit each of them was, counted from 1.
+    commits: BTreeMap<String, Vec<usize>>,
+    last_commit: usize,
     /// Of compacted topics the newest value of each key.
     rows: BTreeMap<String, Table>,
     trace: DefaultHasher,
@@ -68,6 +71,8 @@ impl SimBus {
             groups: BTreeMap::new(),
             epoch: 0,
             written: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            last_commit: 0,
             rows: BTreeMap::new(),
             trace: DefaultHasher::new(),
         };
@@ -99,6 +104,14 @@ impl SimBus {
         self.lock().written.get(topic).map(|all| all[from.min(all.len())..].to_vec()).unwrap_or_default()
     }
 
+    /// What `look` sees in all that was ever written to a topic, and in which commit it was.
+    pub fn by_commit<T>(&self, topic: &str, look: impl Fn(&Outgoing) -> Option<T>) -> Vec<(usize, T)> {
+        let shared = self.lock();
+        let commits = shared.commits.get(topic).into_iter().flatten();
+        let written = commits.zip(shared.written.get(topic).into_iter().flatten());
+        written.filter_map(|(commit, record)| Some((*commit, look(record)?))).collect()
+    }
+
     /// How many records were ever written to a topic.
     pub fn count(&self, topic: &str) -> usize {
         self.lock().written.get(topic).map_or(0, Vec::len)
@@ -125,6 +138,7 @@ impl SimBus {
     }
 
     fn wrote(&self, shared: &mut Shared, records: Vec<Outgoing>) {
+        shared.last_commit += 1;
         for record in records {
             (&record.topic, record.partition, &record.key, &record.value).hash(&mut shared.trace);
             if let Some(key) = &record.key
@@ -138,6 +152,7 @@ impl SimBus {
                     None => drop(rows.remove(&place)),
                 }
             }
+            shared.commits.entry(record.topic.clone()).or_default().push(shared.last_commit);
             shared.written.entry(record.topic.clone()).or_default().push(record);
         }
     }

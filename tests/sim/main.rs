@@ -8,6 +8,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
+mod allowance;
 mod auditor;
 mod bus;
 mod disk;
@@ -31,7 +32,7 @@ use std::time::Instant;
 use world::World;
 
 /// Seeds of a plain `cargo test`.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 250;
 /// Steps of a story.
 const EVENTS: usize = 110;
 /// Runs at once: they need memory and a core each.
@@ -55,12 +56,15 @@ fn run(seed: u64) -> Result<Counted, String> {
     world.wait(30 * 86_400_000)?;
     auditor::in_the_end(&world, true)?;
     auditor::after_the_grace(&world)?;
+    allowance::kept(&world)?;
+    auditor::time_goes_on(&world)?;
 
     let mut serial = World::serial(seed, EVENTS);
     serial.tell_serially()?;
     serial.tidy_up()?;
     serial.wait(world.now() - serial.now())?;
     serial.watch()?;
+    allowance::kept(&serial)?;
     auditor::same(&world, &serial)?;
     let mut counted = world.counted();
     counted.extend(world.story.kinds.iter().map(|(kind, count)| (*kind, *count)));

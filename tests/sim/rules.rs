@@ -13,6 +13,8 @@ pub const TENANT: &str = "acme";
 
 /// How long a removal may take before an alert is due.
 pub const DEADLINE_MS: i64 = 15 * 60_000;
+/// The Guard's window.
+pub const GUARD_WINDOW_MS: i64 = 3_600_000;
 /// A disabled account of the directory is deleted after so long.
 pub const GRACE_MS: i64 = 10 * 86_400_000;
 /// Groups of the wiki that are Lockstep's alone.
@@ -33,6 +35,8 @@ pub struct Choices {
     pub routed: bool,
     /// Removals that the Guard lets pass in an hour.
     pub limit: u32,
+    /// The directory keeps the disabled accounts of those who left current.
+    pub maintained: bool,
 }
 
 impl Version {
@@ -53,12 +57,12 @@ impl Version {
     }
 }
 
-type Compiled = BTreeMap<(bool, bool, u32), Arc<Bundle>>;
+type Compiled = BTreeMap<(bool, bool, u32, bool), Arc<Bundle>>;
 
 /// Compiled once for all runs.
 pub fn bundle(version: Version, choices: Choices) -> Arc<Bundle> {
     static COMPILED: Mutex<Compiled> = Mutex::new(Compiled::new());
-    let which = (version == Version::Second, choices.routed, choices.limit);
+    let which = (version == Version::Second, choices.routed, choices.limit, choices.maintained);
     let mut compiled = COMPILED.lock().unwrap();
     Arc::clone(compiled.entry(which).or_insert_with(|| compile(version, choices)))
 }
@@ -113,8 +117,9 @@ fn compile(version: Version, choices: Choices) -> Arc<Bundle> {
         (
             "targets/directory.yaml",
             format!(
-                "target: directory\n{}\naccount: {{ match: userName, attributes: {{ userName: \"lower(worker)\", name: \"{name}\", mail: mail, phone: phone }} }}\nleaver: {{ action: disable, delete_after: 10d }}\ndeadline: {{ deprovision: 15m }}\n",
-                connector("userName: u, name: n, mail: m, phone: p")
+                "target: directory\n{}\naccount: {{ match: userName, attributes: {{ userName: \"lower(worker)\", name: \"{name}\", mail: mail, phone: phone }} }}\nleaver: {{ action: disable, delete_after: 10d, maintain: {} }}\ndeadline: {{ deprovision: 15m }}\n",
+                connector("userName: u, name: n, mail: m, phone: p"),
+                choices.maintained
             ),
         ),
         (

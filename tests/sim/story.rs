@@ -6,7 +6,7 @@
 
 use crate::random::Random;
 use crate::rules::{Choices, DESK_TOPIC, HR_TOPIC, IDP_TOPIC, TEAMS, UNKNOWN_DEPARTMENT, Version};
-use crate::truth::{Facts, Holder};
+use crate::truth::{Facts, Holder, Record};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -25,9 +25,18 @@ pub struct Told {
     pub event: Value,
 }
 
+/// Bytes on a source's topic that are no event of it.
+#[derive(Clone, Debug)]
+pub struct Bad {
+    pub topic: &'static str,
+    pub key: String,
+    pub value: Option<Vec<u8>>,
+}
+
 #[derive(Clone, Debug)]
 pub enum What {
     Event(Told),
+    Bad(Bad),
     Operate(Operate),
     /// From now on processes start with these rules.
     Switch(Version),
@@ -79,13 +88,15 @@ fn date_of(at: i64) -> String {
 }
 
 pub fn write(random: &mut Random, events: usize) -> Story {
-    let choices = Choices { routed: random.percent(40), limit: *random.pick(&[2, 3, 5, 100_000]) };
+    let (routed, limit) = (random.percent(40), *random.pick(&[2, 3, 5, 100_000]));
+    let choices = Choices { routed, limit, maintained: random.percent(35) };
     let mut writer = Writer {
         people: 4 + random.below(10),
         random: Random::new(random.next()),
         choices,
         at: BEGIN_MS,
         sequence: 0,
+        made: 0,
         facts: Facts::default(),
         version: Version::First,
         steps: Vec::new(),
@@ -96,6 +107,9 @@ pub fn write(random: &mut Random, events: usize) -> Story {
         writer.happen();
     }
     writer.tidy();
+    if choices.maintained {
+        writer.count("leavers' accounts maintained");
+    }
     let (told, late, twice) = tell(&mut writer.random, &writer.steps);
     let workers = writer.facts.workers.keys().cloned().collect();
     Story { choices, truth: writer.steps, told, workers, late, twice, kinds: writer.kinds }
@@ -136,6 +150,8 @@ struct Writer {
     people: u64,
     at: i64,
     sequence: u64,
+    /// Events so far: what their ids are made of.
+    made: u64,
     facts: Facts,
     version: Version,
     steps: Vec<Step>,
@@ -155,7 +171,7 @@ impl Writer {
     }
 
     fn happen(&mut self) {
-        let roll = self.random.below(100);
+        let roll = self.random.below(107);
         match roll {
             0..14 => self.join(),
             14..18 => self.hire_ahead(),
@@ -174,7 +190,10 @@ impl Writer {
             82..84 => self.remove_user(),
             84..91 => self.badge(),
             91..98 => self.operate(),
-            _ => self.switch(),
+            98..100 => self.switch(),
+            100..103 => self.hand_on(),
+            103..105 => self.tie(),
+            _ => self.blunder(),
         }
     }
 
@@ -191,7 +210,8 @@ impl Writer {
 
     fn event(&mut self, topic: &'static str, key: &str, mut fields: Map<String, Value>) {
         self.sequence += 1;
-        fields.insert("id".to_owned(), format!("e-{}", self.sequence).into());
+        self.made += 1;
+        fields.insert("id".to_owned(), format!("e-{}", self.made).into());
         fields.insert("time".to_owned(), self.at.into());
         fields.insert("sequence".to_owned(), self.sequence.into());
         fields.entry("type").or_insert("upsert".into());
@@ -222,10 +242,13 @@ impl Writer {
 
     /// HR tells of a worker what it knows, with some of it changed. None takes a value away.
     fn hr(&mut self, worker: &str, changes: &[(&str, Option<&str>)]) {
-        let mut fields: Map<String, Value> = match self.facts.workers.get(worker) {
-            Some(record) => record.attributes.clone().into_iter().collect(),
-            None => Map::new(),
-        };
+        let known = self.facts.workers.get(worker).cloned().unwrap_or_default();
+        self.hr_of(worker, known, changes);
+    }
+
+    /// As if this was all that it knew.
+    fn hr_of(&mut self, worker: &str, known: Record, changes: &[(&str, Option<&str>)]) {
+        let mut fields: Map<String, Value> = known.attributes.into_iter().collect();
         fields.insert("worker".to_owned(), worker.into());
         fields.remove("type");
         for (name, value) in changes {
@@ -398,8 +421,12 @@ impl Writer {
     fn remove_worker(&mut self) {
         let Some(worker) = self.known_worker() else { return };
         self.count("removal of a worker");
+        self.gone(&worker);
+    }
+
+    fn gone(&mut self, worker: &str) {
         let fields = json!({ "worker": worker, "type": "gone" });
-        self.event(HR_TOPIC, &worker, fields.as_object().cloned().expect("an object"));
+        self.event(HR_TOPIC, worker, fields.as_object().cloned().expect("an object"));
     }
 
     /// As `hr`, of a user.
@@ -417,6 +444,71 @@ impl Writer {
             }
         }
         self.event(IDP_TOPIC, user, fields);
+    }
+
+    /// A user is handed from one person to the next and on, before whoever holds a mail can have said so.
+    fn hand_on(&mut self) {
+        let present = self.facts.users.iter().filter(|(_, user)| user.present);
+        let users: Vec<String> = present.map(|(id, _)| id.clone()).collect();
+        if users.is_empty() {
+            return;
+        }
+        self.count("user handed on and on");
+        let user = self.random.pick(&users).clone();
+        for _ in 0..2 + self.random.below(2) {
+            let Some(worker) = self.known_worker() else { return };
+            let mail = self.facts.workers[&worker].text("mail");
+            self.idp(&user, &[("mail", mail.as_deref())]);
+            self.at += self.random.below(50) as i64;
+        }
+    }
+
+    /// Two changes of a worker that their source gives the same place in its order, neither of which knows of the other.
+    fn tie(&mut self) {
+        let Some(worker) = self.active_worker() else { return };
+        self.count("tie of order");
+        let known = self.facts.workers[&worker].clone();
+        for _ in 0..2 {
+            let (name, department) =
+                (format!("{worker} the {}th", self.random.below(90)), *self.random.pick(&DEPARTMENTS));
+            let end = date_of(self.at + DAY_MS * self.random.below(8) as i64);
+            match self.random.below(6) {
+                0 | 1 => self.hr_of(&worker, known.clone(), &[("name", Some(&name))]),
+                2 => self.hr_of(&worker, known.clone(), &[("department", Some(department))]),
+                3 => self.hr_of(&worker, known.clone(), &[("status", Some("left"))]),
+                4 => self.hr_of(&worker, known.clone(), &[("end", Some(&end))]),
+                _ => self.gone(&worker),
+            }
+            self.sequence -= 1;
+        }
+        self.sequence += 1;
+    }
+
+    /// Something comes by a source's topic that is none of its events.
+    fn blunder(&mut self) {
+        self.count("bad input");
+        let (worker, topic) = (self.some_worker(), *self.random.pick(&[HR_TOPIC, IDP_TOPIC]));
+        let record = if topic == HR_TOPIC { "worker" } else { "user" };
+        self.sequence += 1;
+        self.made += 1;
+        let (id, sequence) = (format!("e-{}", self.made), self.sequence);
+        let mut event = json!({
+            "id": id, "time": self.at, "sequence": sequence, "type": "upsert", record: worker, "status": "left",
+        });
+        let value = match self.random.below(7) {
+            0 => None,
+            1 => Some(format!("{{\"id\": \"{id}\", \"worker\": ").into_bytes()),
+            2 => Some([b"\xff\xfe".as_slice(), id.as_bytes()].concat()),
+            3 => Some(json!([event]).to_string().into_bytes()),
+            at => {
+                let (field, wrong) = [("id", Value::Null), ("type", "promoted".into()), (record, json!([worker]))]
+                    [at as usize - 4]
+                    .clone();
+                event[field] = wrong;
+                Some(event.to_string().into_bytes())
+            }
+        };
+        self.push(What::Bad(Bad { topic, key: worker, value }));
     }
 
     /// A user is made or changed: most people have one, some two, some users are nobody's yet.

@@ -213,7 +213,7 @@ impl Connector for SimTarget {
             _ => {}
         }
         let mut names = Vec::new();
-        if !observed.active {
+        if observed.active != desired.active {
             names.push("active".to_owned());
         }
         if plain(&observed.attributes) != plain(&desired.attributes) {
@@ -280,13 +280,16 @@ fn apply(
             contents.accounts.get_mut(&id).expect("just found").active = false;
         }
         _ => {
+            if !change.desired.active {
+                contents.undone.remove(&change.lookup.account);
+            }
             let mut before = contents.accounts.remove(&id).and_then(|observed| observed.groups).unwrap_or_default();
             if foreign {
                 before.insert(FOREIGN_GROUP.to_owned());
             }
             let observed = Observed {
                 external_id: id.clone(),
-                active: true,
+                active: change.desired.active,
                 attributes: change.desired.attributes.clone(),
                 groups: Some(groups_after(&before, &change.desired, &change.revoked)),
                 owner: Some(change.lookup.account.as_str().to_owned()),

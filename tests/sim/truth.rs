@@ -12,9 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Record {
     pub present: bool,
     pub sequence: u64,
+    /// Of the event whose content stands: what counts among several of one sequence.
+    rank: Rank,
     /// As they were last while it was present.
     pub attributes: BTreeMap<String, Value>,
 }
+
+/// Content by which access ends stands above any other, then the greater id: the longer one, then byte by byte.
+type Rank = (bool, usize, String);
 
 /// The sources' own contents, by record id.
 #[derive(Clone, Debug, Default)]
@@ -61,14 +66,18 @@ impl Facts {
         };
         let sequence = event.get("sequence").and_then(Value::as_u64).expect("the story numbers its events");
         let record = records.entry(id).or_default();
-        if sequence <= record.sequence {
+        let tied = sequence == record.sequence;
+        if sequence < record.sequence || tied && (partial || !record.present) {
             return;
         }
         record.sequence = sequence;
-        record.present = event.get("type").and_then(Value::as_str) != Some("gone");
-        if !record.present {
+        record.present = text("type") != "gone";
+        let ends = told.topic == crate::rules::HR_TOPIC && (text("status") != "active" || event.contains_key("end"));
+        let rank = (ends, text("id").len(), text("id"));
+        if !record.present || tied && rank < record.rank {
             return;
         }
+        record.rank = rank;
         if !partial {
             record.attributes.clear();
         }
@@ -100,10 +109,23 @@ impl Facts {
     }
 
     pub fn wanted(&self, worker: &str, target: &str, version: Version, now: i64) -> Wanted {
-        let Some(hr) = self.workers.get(worker) else { return Wanted::None };
-        if !hr.has_access(now) {
-            return Wanted::None;
+        match self.workers.get(worker) {
+            Some(hr) if hr.has_access(now) => self.shows(hr, worker, target, version),
+            _ => Wanted::None,
         }
+    }
+
+    /// What the directory's account of somebody who left says of them, where it is kept current; None where that isn't certain.
+    pub fn kept_of_a_leaver(&self, worker: &str, version: Version, now: i64) -> Option<BTreeMap<String, String>> {
+        let hr = self.workers.get(worker).filter(|hr| hr.present && hr.has_ended(now))?;
+        match self.shows(hr, worker, TARGETS[0], version) {
+            Wanted::Account(account) => Some(account.attributes),
+            Wanted::None | Wanted::Unknown => None,
+        }
+    }
+
+    /// What an account shows, whoever has access.
+    fn shows(&self, hr: &Record, worker: &str, target: &str, version: Version) -> Wanted {
         let department = hr.text("department").unwrap_or_default();
         if target == TARGETS[1] && !version.has_wiki(&department) {
             return Wanted::None;
@@ -165,7 +187,11 @@ impl Record {
     /// In from the first moment of the start to the last of the end, both in UTC.
     fn has_access(&self, now: i64) -> bool {
         let started = self.text("start").is_none_or(|start| day_of(&start) <= now);
+        self.present && started && !self.has_ended(now)
+    }
+
+    fn has_ended(&self, now: i64) -> bool {
         let ended = self.text("end").is_some_and(|end| day_of(&end) + 86_400_000 <= now);
-        self.present && self.text("status").as_deref() == Some("active") && started && !ended
+        ended || self.text("status").as_deref() != Some("active")
     }
 }

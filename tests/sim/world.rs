@@ -8,7 +8,7 @@ use crate::former;
 use crate::logs::Logs;
 use crate::random::Random;
 use crate::rules::{self, SOURCE_TOPICS, TARGETS, TENANT, Version};
-use crate::story::{self, Operate, Step, Story, What};
+use crate::story::{self, Bad, Operate, Step, Story, What};
 use crate::target::SimTarget;
 use crate::truth::{Facts, Wanted};
 use lockstep::bus::embedded::{Clock, EmbeddedBus, VirtualClock};
@@ -146,7 +146,7 @@ pub struct World {
     pub version: Version,
     /// Operations that rejected removals.
     pub rejections: Vec<String>,
-    layout: Layout,
+    pub layout: Layout,
     clock: VirtualClock,
     /// The newest time that any process has seen.
     latest: i64,
@@ -293,6 +293,11 @@ impl World {
     /// Tells the story one step at a time, each after all that the one before led to.
     pub fn tell_serially(&mut self) -> Result<(), String> {
         for step in std::mem::take(&mut self.story.told) {
+            if step.at > self.now() {
+                // What was due before it, comes before it.
+                self.pass(step.at - self.now());
+                self.rest()?;
+            }
             self.take_step(step);
             self.rest()?;
         }
@@ -392,6 +397,12 @@ impl World {
         self.facts.wanted(worker, target, self.version, self.now())
     }
 
+    /// What the account of somebody who left says of them, where it is kept current.
+    pub fn kept(&self, worker: &str, target: &str) -> Option<BTreeMap<String, String>> {
+        let maintained = self.story.choices.maintained && target == TARGETS[0];
+        self.facts.kept_of_a_leaver(worker, self.version, self.now()).filter(|_| maintained)
+    }
+
     // --- what happens by itself
 
     fn random_below(&mut self, bound: u64) -> i64 {
@@ -422,6 +433,11 @@ impl World {
                 self.facts.take(&told);
                 self.wanted_again(&told.key);
                 self.append(record);
+            }
+            What::Bad(Bad { topic, key, value }) => {
+                let headers = vec![(BAD.to_owned(), Vec::new())];
+                let (topic, key) = (topic.to_owned(), Some(key.into_bytes()));
+                self.append(Outgoing { topic, partition: None, key, value, headers });
             }
             What::Operate(operate) => self.operate(&operate),
             What::Switch(version) => self.switch(version),
@@ -488,6 +504,8 @@ impl World {
     // --- processes
 }
 
+/// Marks what no source ever meant.
+pub const BAD: &str = "bad";
 /// Marks a command that Lockstep did not write.
 pub const REPLAYED: &str = "replayed";
 

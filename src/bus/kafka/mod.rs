@@ -170,7 +170,7 @@ impl Bus for KafkaBus {
             let writer = appender.as_ref().expect("opened above");
             let reason = match writer.write(&records, None) {
                 Ok(()) => return Ok(()),
-                Err(WriteError::Aborted(reason)) => reason,
+                Err(WriteError::Aborted(reason) | WriteError::Expelled(reason)) => reason,
                 Err(WriteError::Broken(reason) | WriteError::Fenced(reason)) => {
                     *appender = None;
                     reason

@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 /// How long the committed offsets of new partitions may take: a dead member's transaction hides them until its time-out (10 s).
 const OFFSETS_PATIENCE: Duration = Duration::from_secs(30);
 const OFFSETS_PAUSE: Duration = Duration::from_millis(100);
+/// How long the group may take to tell a member what a refused commit has told it already: it learns by its heartbeats, within
+/// a session time-out. Later it joins anew by itself.
+const EXPELLED_PATIENCE: Duration = Duration::from_secs(30);
 /// A seek right after an assignment may find its partition not started yet.
 const SEEK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -35,6 +38,8 @@ pub(super) struct KafkaSession {
     /// Whether the last commit took place is not known; a new producer settles it.
     unsettled: bool,
     positions: BTreeMap<TopicPartition, Position>,
+    /// Since when a commit was refused because this is no member any more, while the group has yet to say so.
+    expelled: Option<Instant>,
     /// Held back by the caller. librdkafka keeps the mark over an assignment, so it is taken off when partitions go.
     paused: BTreeSet<TopicPartition>,
     /// What the caller is told before anything else.
@@ -74,6 +79,7 @@ impl KafkaSession {
             writer: Some(writer),
             unsettled: false,
             positions: BTreeMap::new(),
+            expelled: None,
             paused: BTreeSet::new(),
             announcements: VecDeque::new(),
             fenced: None,
@@ -93,8 +99,25 @@ impl KafkaSession {
         BusError::Fenced(reason)
     }
 
+    /// Partitions that are known to be another's are given back before the group asks for them: what came of their records could
+    /// never be committed. Nothing of any partition is given until the next assignment.
+    fn give_up_lost(&mut self) -> Result<Option<Poll>, BusError> {
+        if self.expelled.is_some_and(|since| since.elapsed() > EXPELLED_PATIENCE) {
+            tracing::warn!("kafka: group {} took this member for gone: joining it anew", self.membership.group);
+            self.expelled = Some(Instant::now());
+            self.join_anew();
+        }
+        if self.positions.is_empty() || (self.expelled.is_none() && !self.consumer.assignment_lost()) {
+            return Ok(None);
+        }
+        tracing::info!("kafka: this member's partitions were given to another: waiting for the group");
+        self.resume_all()?;
+        Ok(Some(Poll::Revoked(std::mem::take(&mut self.positions).into_keys().collect())))
+    }
+
     /// Carries out what the group decided; None where the caller need not know.
     fn follow(&mut self, change: Change) -> Result<Option<Poll>, BusError> {
+        self.expelled = None;
         match change {
             Change::Revoke => {
                 self.announcements.clear();
@@ -175,7 +198,7 @@ impl KafkaSession {
     /// After an abort: gives what was not committed again. Where seeking fails the member subscribes anew, and the assignment
     /// that follows starts at the committed offsets.
     fn rewind(&mut self) {
-        if self.consumer.assignment_lost() || self.consumer.context().has_change() {
+        if self.expelled.is_some() || self.consumer.assignment_lost() || self.consumer.context().has_change() {
             return; // The next assignment starts at the committed offsets.
         }
         let moved: BTreeMap<TopicPartition, i64> = self
@@ -188,13 +211,17 @@ impl KafkaSession {
             Ok(()) => self.positions.values_mut().for_each(|p| p.next = p.committed),
             Err(reason) => {
                 tracing::warn!("kafka: going back to the committed offsets: {reason}: joining the group anew");
-                let topics: Vec<&str> = self.membership.topics.iter().map(String::as_str).collect();
-                self.consumer.unsubscribe();
-                if let Err(e) = self.consumer.subscribe(&topics) {
-                    let reason = format!("joining anew: {}", describe(&e));
-                    self.fence(&reason);
-                }
+                self.join_anew();
             }
+        }
+    }
+
+    fn join_anew(&mut self) {
+        let topics: Vec<&str> = self.membership.topics.iter().map(String::as_str).collect();
+        self.consumer.unsubscribe();
+        if let Err(e) = self.consumer.subscribe(&topics) {
+            let reason = format!("joining anew: {}", describe(&e));
+            self.fence(&reason);
         }
     }
 
@@ -337,7 +364,7 @@ impl KafkaSession {
             return Err(WriteError::Aborted("this member is in no group".into()));
         };
         if self.consumer.assignment_lost() {
-            return Err(WriteError::Aborted("this member's partitions were given to another".into()));
+            return Err(WriteError::Expelled("this member's partitions were given to another".into()));
         }
         let list = if transaction.offsets.is_empty() {
             offset_list(self.positions.iter().map(|(p, position)| (p, position.committed)))
@@ -372,6 +399,11 @@ impl Session for KafkaSession {
             if let Some(told) = self.announcements.pop_front() {
                 return Ok(told);
             }
+            if batch.is_empty()
+                && let Some(told) = self.give_up_lost()?
+            {
+                return Ok(told);
+            }
             if batch.len() >= limit.records || bytes >= limit.bytes {
                 return Ok(self.give(batch));
             }
@@ -382,6 +414,9 @@ impl Session for KafkaSession {
             };
             let polled = self.consumer.poll(left).map(|polled| polled.map(|message| incoming(&message)));
             match polled {
+                // Fetched before the partitions went.
+                Some(Ok(_)) if self.positions.is_empty() && left.is_zero() => return Ok(self.give(batch)),
+                Some(Ok(_)) if self.positions.is_empty() => {}
                 Some(Ok(record)) => {
                     bytes += record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len);
                     batch.push(record);
@@ -409,6 +444,10 @@ impl Session for KafkaSession {
             }
             Err(WriteError::Aborted(reason)) => {
                 self.rewind();
+                Err(CommitError::Rewound(reason))
+            }
+            Err(WriteError::Expelled(reason)) => {
+                self.expelled = Some(Instant::now());
                 Err(CommitError::Rewound(reason))
             }
             Err(WriteError::Broken(reason)) => {

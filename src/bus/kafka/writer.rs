@@ -38,6 +38,8 @@ const FLUSH_STEP_MS: i32 = 100;
 pub(super) enum WriteError {
     /// Nothing of it is visible, and the writer can go on.
     Aborted(String),
+    /// Nothing of it is visible, and the writer can go on; but the member whose offsets these were is one no more.
+    Expelled(String),
     /// Nothing of it is visible, but the writer is of no use any more: open a new one. So it is after every record that could
     /// not be delivered: the epoch bump that follows may purge records of the next transaction (karafka/waterdrop#501).
     Broken(String),
@@ -143,7 +145,7 @@ impl Writer {
         if flushed.is_err() && Instant::now() + ANSWERING > until {
             return flushed; // Nobody answers, so nobody says why.
         }
-        let lost = || WriteError::Aborted("this member's partitions were given to another".into());
+        let lost = || WriteError::Expelled("this member's partitions were given to another".into());
         if (offsets.lost)() {
             return Err(lost());
         }
@@ -154,7 +156,7 @@ impl Writer {
             (Ok(()), Ok(())) if (offsets.lost)() => Err(lost()),
             (Ok(()), sent) => sent,
             // A transaction that has failed has its records purged; why it failed, this call says.
-            (Err(_), Err(WriteError::Aborted(cause))) => Err(WriteError::Broken(cause)),
+            (Err(_), Err(WriteError::Aborted(cause) | WriteError::Expelled(cause))) => Err(WriteError::Broken(cause)),
             (Err(_), Err(sent)) => Err(sent),
             (flushed, Ok(())) => flushed,
         }
@@ -221,7 +223,7 @@ impl Writer {
     /// Aborts, if the error lets it, and says what is left.
     fn abandon(&self, error: WriteError) -> WriteError {
         let reason = match &error {
-            WriteError::Aborted(reason) | WriteError::Broken(reason) => reason.clone(),
+            WriteError::Aborted(reason) | WriteError::Expelled(reason) | WriteError::Broken(reason) => reason.clone(),
             WriteError::Denied(error) => error.to_string(),
             WriteError::Unknown(_) | WriteError::Fenced(_) => return error,
         };
@@ -269,10 +271,19 @@ fn before_commit(error: &KafkaError) -> WriteError {
         e if is_fenced(e) => WriteError::Fenced(describe(e)),
         e if denied::is(e) => WriteError::Denied(super::client::bus_error("kafka: writing in a transaction", e)),
         KafkaError::Transaction(e) if e.is_fatal() => WriteError::Broken(describe(error)),
+        KafkaError::Transaction(e) if e.txn_requires_abort() && is_expelled(error) => {
+            WriteError::Expelled(describe(error))
+        }
         KafkaError::Transaction(e) if e.txn_requires_abort() => WriteError::Aborted(describe(error)),
         // A retriable error that went on, or a state that should not be: the next holder of the id aborts.
         e => WriteError::Broken(describe(e)),
     }
+}
+
+/// The group knows nothing of this member, or has settled anew without it.
+fn is_expelled(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(error.rdkafka_error_code(), Some(Code::UnknownMemberId | Code::IllegalGeneration))
 }
 
 fn is_fenced(error: &KafkaError) -> bool {
@@ -349,6 +360,7 @@ mod tests {
         match result {
             Ok(()) => "committed",
             Err(WriteError::Aborted(_)) => "aborted",
+            Err(WriteError::Expelled(_)) => "expelled",
             Err(WriteError::Broken(_)) => "broken",
             Err(WriteError::Unknown(_)) => "unknown",
             Err(WriteError::Fenced(_)) => "fenced",
@@ -366,8 +378,8 @@ mod tests {
             (Request::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS, "committed"),
             (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE, "committed"),
             // Abortable: this member is of an older generation.
-            (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION, "aborted"),
-            (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID, "aborted"),
+            (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION, "expelled"),
+            (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID, "expelled"),
             // What a record's failure leaves behind would spoil the next transaction.
             (Request::Produce, Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, "broken"),
             // Another has this transactional id, or this name in the group.
@@ -389,20 +401,20 @@ mod tests {
             bed.fail(request, &[code]);
             let result = bed.write(&writer);
             assert_eq!(class(&result), expected, "{request:?} answered with {code:?}: {result:?}");
-            let writer = if matches!(expected, "committed" | "aborted") { writer } else { bed.open() };
+            let writer = if matches!(expected, "committed" | "expelled") { writer } else { bed.open() };
             bed.write(&writer).unwrap_or_else(|e| panic!("after {request:?} answered with {code:?}: {e:?}"));
         }
     }
 
     #[test]
-    fn a_member_that_lost_its_partitions_meanwhile_aborts() {
+    fn a_member_that_lost_its_partitions_meanwhile_is_expelled() {
         let bed = Bed::new();
         let writer = bed.open();
         let member = bed.consumer.group_metadata().unwrap();
         let mut list = TopicPartitionList::new();
         list.add_partition_offset("in", 0, rdkafka::Offset::Offset(1)).unwrap();
         let result = writer.write(&[], Some(&Offsets { list: &list, member: &member, lost: &|| true }));
-        assert_eq!(class(&result), "aborted");
+        assert_eq!(class(&result), "expelled");
         bed.write(&writer).unwrap();
     }
 
@@ -507,7 +519,7 @@ mod tests {
         let two = real.member("b");
         until_assigned(&[&one, &two], 1);
         let refused = real.write(&writer, &stale, "of a generation that is over", &|| false);
-        assert_eq!(class(&refused), "aborted", "{refused:?}");
+        assert_eq!(class(&refused), "expelled", "{refused:?}");
         let fresh = one.group_metadata().unwrap();
         real.write(&writer, &fresh, "of the new one", &|| false).unwrap();
         assert_eq!(real.seen(), ["of its own generation", "of the new one"]);

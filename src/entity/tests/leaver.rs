@@ -11,6 +11,7 @@ fn maintaining(guard: u32) -> Bundle {
 fn a_maintained_account_follows_its_leaver_and_stays_disabled() {
     let mut town = Town::with(maintaining(100));
     town.hire("1", "Engineering");
+    town.verify_all();
     town.fire("1");
     town.verify_all();
     town.commanded();
@@ -33,9 +34,29 @@ fn a_maintained_account_follows_its_leaver_and_stays_disabled() {
 }
 
 #[test]
+fn an_update_that_a_disable_superseded_is_made_up_for() {
+    let mut town = Town::with(maintaining(100));
+    town.hire("1", "Legal");
+    town.verify_all();
+    town.tell("idp", "u1", "number=1 phone=+49");
+    town.fire("1");
+    let update = town.commands.last().unwrap().clone();
+    assert_eq!(
+        town.commanded(),
+        ["create directory 1", "update directory 2", "disable directory 3", "update directory 4"],
+        "by then nobody had seen the phone at the target"
+    );
+    assert_eq!(update.desired.attributes.get("phone"), Some(&Value::text("+49")));
+    assert_eq!((update.desired.active, update.deprovision.is_some()), (false, true));
+    town.fire("1");
+    assert_eq!(town.commanded(), [""; 0], "once");
+}
+
+#[test]
 fn an_update_that_overtakes_a_disable_carries_its_clock() {
     let mut town = Town::with(maintaining(100));
     town.hire("1", "Legal");
+    town.verify_all();
     town.fire("1");
     let left = town.now;
     town.pass(60_000);
@@ -92,6 +113,7 @@ fn the_guard_decides_about_accounts_that_are_made_disabled_and_what_it_holds_is_
 fn a_maintained_account_whose_deletion_is_held_is_frozen() {
     let mut town = Town::with(maintaining(0));
     town.hire("1", "Legal");
+    town.verify_all();
     town.fire("1");
     let guard = Address::guard("acme".into());
     town.operate(guard.clone(), Action::GuardRelease { target: None, account: None });
@@ -123,6 +145,7 @@ fn a_maintained_account_needs_its_records_and_its_rules_but_a_disable_needs_neit
 fn a_maintained_account_that_was_deleted_after_its_grace_is_not_made_again() {
     let mut town = Town::with(maintaining(100));
     town.hire("1", "Legal");
+    town.verify_all();
     town.fire("1");
     town.fire("2");
     town.verify_all();

@@ -5,7 +5,9 @@ use crate::bus::{
     wait_assigned,
 };
 use lockstep::bus::kafka::{KafkaBus, KafkaSettings};
+use lockstep::bus::topics::{self, Layout};
 use lockstep::bus::{Bus, CommitError, Membership, Poll, Transaction};
+use lockstep::config::Config;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +19,9 @@ use std::time::{Duration, Instant};
 const STARTED: Duration = Duration::from_secs(120);
 /// Four tries of a call, each with its time-out of 12 s, the abort, and what comes before and after.
 const HUNG: Duration = Duration::from_secs(150);
+
+/// One attempt to reach a broker takes 10 s, and a stop waits for it.
+const STOPPED: Duration = Duration::from_secs(20);
 
 /// Two that start at once may pick the same port; and each is a load of its own.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -61,10 +66,18 @@ impl Broker {
 
     /// kill -9, and again on the same data.
     fn kill_and_start(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    fn kill(&mut self) {
         self.signal(libc::SIGKILL);
         if let Some(mut child) = self.again.take() {
             child.wait().unwrap();
         }
+    }
+
+    fn start_again(&mut self) {
         let cache = std::env::var("LOCKSTEP_TEST_CACHE")
             .unwrap_or_else(|_| format!("{}/.cache/lockstep-tests", std::env::var("HOME").unwrap()));
         let log = || std::fs::File::options().append(true).open(self.folder().join("log")).unwrap();
@@ -255,4 +268,94 @@ fn a_broker_that_stands_still_in_a_commit_is_not_waited_for_without_end_and_noth
         }
     }
     assert_eq!(seen, ["0", "1", "2"], "nothing was committed, and nothing is lost");
+}
+
+/// The quickstart on this broker, and the built binary that runs on it.
+struct Installation {
+    dir: tempfile::TempDir,
+}
+
+impl Installation {
+    fn on(broker: &Broker) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config");
+        let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart");
+        assert!(Command::new("cp").arg("-r").arg(quickstart).arg(&config).status().unwrap().success());
+        let file = format!(
+            "tenants: [acme]\nbus: {{ kafka: {{ bootstrap: \"{}\" }} }}\ninbox_partitions: 2\ncommand_partitions: 1\n",
+            broker.address
+        );
+        std::fs::write(config.join("lockstep.yaml"), file).unwrap();
+        Self { dir }
+    }
+
+    fn make_source_topics(&self, bus: &KafkaBus) {
+        let config = Config::load(&self.dir.path().join("config")).unwrap();
+        let specs: Vec<_> = Layout::of(&config).source_topics.iter().map(|topic| topics::source(topic, 1)).collect();
+        bus.create(&specs).unwrap();
+    }
+
+    fn command(&self, args: &[&str], log: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
+        let written = std::fs::File::create(self.dir.path().join(log)).unwrap();
+        command.args(args).arg("--config").arg(self.dir.path().join("config"));
+        command.arg("--data").arg(self.dir.path().join("data")).env_clear().env("NO_COLOR", "1");
+        command.stdin(Stdio::null()).stdout(written.try_clone().unwrap()).stderr(written);
+        command
+    }
+
+    fn log(&self, log: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(log)).unwrap()
+    }
+
+    fn until_logged(&self, child: &mut Child, log: &str, what: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.log(log).contains(what) {
+            assert!(Instant::now() < until, "{log} never said {what:?}: {}", self.log(log));
+            assert_eq!(child.try_wait().unwrap(), None, "{log} ended: {}", self.log(log));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// By SIGTERM; gives its exit code.
+fn stop(child: &mut Child) -> Option<i32> {
+    // SAFETY: a signal to a process that this test started and has not waited for.
+    assert_eq!(unsafe { libc::kill(i32::try_from(child.id()).unwrap(), libc::SIGTERM) }, 0);
+    let until = Instant::now() + STOPPED;
+    loop {
+        match child.try_wait().unwrap() {
+            Some(status) => return status.code(),
+            None if Instant::now() > until => {
+                child.kill().unwrap();
+                panic!("it is not stopped after {STOPPED:?}");
+            }
+            None => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs Kafka's jars: tests/run bus"]
+fn a_process_that_starts_while_its_broker_is_away_waits_for_it_and_says_what_to_look_at() {
+    let mut broker = Broker::start();
+    let here = Installation::on(&broker);
+    let run = |args: &[&str]| here.command(args, "run").status().unwrap().code();
+    let processor = ["processor", "--instance", "p", "--listen", "127.0.0.1:0"];
+    // What waiting doesn't mend is said at once.
+    assert_eq!(run(&processor), Some(3), "without its topics: {}", here.log("run"));
+    here.make_source_topics(&broker.connect());
+    assert_eq!(run(&["topics", "apply"]), Some(0), "{}", here.log("run"));
+
+    broker.kill();
+    let mut waiting = here.command(&processor, "waiting").spawn().unwrap();
+    here.until_logged(&mut waiting, "waiting", "tries again after a pause");
+    assert!(here.log("waiting").contains("check `bus:` in lockstep.yaml"), "{}", here.log("waiting"));
+    assert_eq!(stop(&mut waiting), Some(0), "{}", here.log("waiting"));
+
+    let mut started = here.command(&processor, "started").spawn().unwrap();
+    here.until_logged(&mut started, "started", "tries again after a pause");
+    broker.start_again();
+    here.until_logged(&mut started, "started", "partitions taken up");
+    assert_eq!(stop(&mut started), Some(0), "{}", here.log("started"));
 }

@@ -18,6 +18,8 @@ use lockstep::telemetry::Metrics;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -52,6 +54,8 @@ struct Town {
     hr: String,
     bundle: Arc<Bundle>,
     codec: Arc<PublicCodec>,
+    /// Of the processors' clients.
+    properties: &'static [(&'static str, &'static str)],
 }
 
 /// A processor on a thread, as one of a process of its own.
@@ -74,7 +78,11 @@ impl Town {
         let mut specs = topics::specs(&topics, &["wiki".into()], &wishes);
         specs.push(topics::source(&hr, PARTITIONS));
         bus.create(&specs).unwrap();
-        Self { bus, topics, hr, bundle, codec: Arc::new(PublicCodec::new(None)) }
+        Self { bus, topics, hr, bundle, codec: Arc::new(PublicCodec::new(None)), properties: &[] }
+    }
+
+    fn group(&self) -> String {
+        format!("{}processor", self.topics.prefix)
     }
 
     fn start(&self, instance: &str, stores: Arc<dyn Stores>, restore: RestoreSettings) -> Running {
@@ -82,7 +90,7 @@ impl Town {
             (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)), Arc::default());
         let settings = ProcessorSettings {
             topics: self.topics.clone(),
-            group: format!("{}processor", self.topics.prefix),
+            group: self.group(),
             instance: instance.to_owned(),
             inbox_partitions: PARTITIONS,
             dead_letter_bytes: 900_000,
@@ -96,8 +104,9 @@ impl Town {
         let codecs = Arc::new(Codecs { public: Arc::clone(&self.codec), sources });
         let (bundle, measured) = (Arc::clone(&self.bundle), Arc::clone(&metrics));
         let (stopped, is_ready) = (Arc::clone(&stop), Arc::clone(&ready));
+        let properties = self.properties;
         let thread = std::thread::spawn(move || {
-            let bus = Arc::new(connect(&[]));
+            let bus = Arc::new(connect(properties));
             let mut processor = Processor::start(
                 settings,
                 bus,
@@ -196,6 +205,29 @@ fn until_settled(processes: &[&Running]) {
         }
     }
     processes.iter().for_each(|process| process.until_ready());
+}
+
+/// Takes a member out of its group by its name, as the coordinator does when its session runs out: a LeaveGroup request of
+/// version 3 (KIP-345). The member learns of it by its next heartbeat.
+fn expel(group: &str, instance: &str) {
+    let text = |text: &str| [&(text.len() as i16).to_be_bytes(), text.as_bytes()].concat();
+    let (leave_group, version, correlation, one) = (13_i16, 3_i16, 1_i32, 1_i32);
+    let request = [
+        [leave_group.to_be_bytes(), version.to_be_bytes()].concat(),
+        correlation.to_be_bytes().to_vec(),
+        [text("expel"), text(group)].concat(),
+        one.to_be_bytes().to_vec(),
+        [text(""), text(instance)].concat(),
+    ]
+    .concat();
+    let mut broker = TcpStream::connect(bootstrap()).unwrap();
+    broker.write_all(&[&(request.len() as i32).to_be_bytes(), request.as_slice()].concat()).unwrap();
+    let mut length = [0; 4];
+    broker.read_exact(&mut length).unwrap();
+    let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+    broker.read_exact(&mut answer).unwrap();
+    // The request's number, the throttle time, the error of the whole; then the members, each of which ends with its own.
+    assert_eq!((&answer[8..10], &answer[answer.len() - 2..]), ([0, 0].as_slice(), [0, 0].as_slice()), "{answer:?}");
 }
 
 fn default_restore() -> RestoreSettings {
@@ -309,6 +341,35 @@ fn loops_that_share_a_disk_hand_partitions_over_without_a_replay() {
     town.hr(workers.iter().map(|worker| (worker.clone(), 2)));
     check_all(&town.until_commands(80), 40, 2);
     first.end();
+}
+
+#[test]
+#[ignore = "needs Kafka: tests/run bus"]
+fn one_that_the_group_has_given_up_waits_for_its_partitions_and_does_not_restore_them_again_and_again() {
+    const WORKERS: usize = 40;
+    let rounds = 30;
+    // It takes that long until it learns that it is no member any more.
+    let town = Arc::new(Town { properties: &[("heartbeat.interval.ms", "2900")], ..Town::new() });
+    let processor = town.start("p0", Arc::new(MemoryStores::new()), default_restore());
+    processor.until_ready();
+    let loaded = Arc::clone(&town);
+    let load = std::thread::spawn(move || {
+        for sequence in 1..=rounds {
+            loaded.hr((0..WORKERS).map(|n| (format!("W{n}"), sequence)));
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    });
+    town.until_commands(WORKERS);
+    let takings = || processor.taken("kept") + processor.taken("current") + processor.taken("replayed");
+    let (taken, rewinds) = (takings(), processor.metrics.rewinds_total.get());
+    expel(&town.group(), "p0");
+    load.join().unwrap();
+    check_all(&town.until_commands(WORKERS * rounds as usize), WORKERS, rounds);
+    let (taken, rewinds) = (takings() - taken, processor.metrics.rewinds_total.get() - rewinds);
+    println!("{taken} partitions were taken up, {rewinds} commits were rewound");
+    assert!((1..=2).contains(&rewinds), "{rewinds} commits of what was no member");
+    assert!(taken <= (1 + rewinds) * u64::from(PARTITIONS), "{taken} partitions were taken up");
+    processor.end();
 }
 
 #[test]

@@ -1,0 +1,140 @@
+//! The Guard's limit, held against what was carried out: by the commands, and by the permits that travelled between partitions.
+//!
+//! A removal counts when the Guard lets it through, by the clock of its partition, which is of another time than the command
+//! where the permit had to wait. That clock is read off the state topic: each commit that has a step of the Guard writes it.
+
+use crate::rules::{GUARD_WINDOW_MS, TARGETS, TENANT};
+use crate::world::{REPLAYED, World};
+use lockstep::bus::Outgoing;
+use lockstep::codec::public::PublicCodec;
+use lockstep::entity::key;
+use lockstep::model::{
+    Address, Body, Command, DecisionKind, EntityKey, IdentityId, InboxRecord, PartitionId, PermitAnswer, SourceName,
+    TargetName, envelope,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a removal is known by: whose account it is, where, and the event that it is for.
+type Removal = (IdentityId, TargetName, String);
+
+/// A removal that the Guard let through by itself.
+struct Passed {
+    commit: usize,
+    at: i64,
+    urgent: bool,
+}
+
+/// In no window has the Guard let more through than its limit. What a person released doesn't count, and what is urgent counts
+/// and passes. No removal is commanded that neither the Guard nor a person let through.
+pub fn kept(world: &World) -> Result<(), String> {
+    let clock = clock(world);
+    let at = |commit: usize| clock.get(&commit).copied().ok_or("a permit was given in a commit without the clock");
+    let (urgent, by_a_person) = (decided(world, is_urgent), decided(world, is_by_a_person));
+    let mut passed: BTreeMap<(SourceName, TargetName), Vec<Passed>> = BTreeMap::new();
+    let mut travelled: BTreeMap<Removal, u64> = BTreeMap::new();
+    for (commit, (removal, source)) in permits(world) {
+        let urgent = urgent.contains(&removal);
+        *travelled.entry(removal.clone()).or_default() += 1;
+        passed.entry((source, removal.1)).or_default().push(Passed { commit, at: at(commit)?, urgent });
+    }
+    for (commit, command) in removals(world) {
+        let event = command.cause.event.to_string();
+        let removal = (command.identity.clone(), command.target.clone(), event);
+        if by_a_person.contains(&removal) {
+            continue;
+        }
+        if is_beside_the_guard(world, command.routing_key.partition(world.layout.inbox_partitions)) {
+            let urgent = urgent.contains(&removal);
+            let of = (command.cause.source, command.target);
+            passed.entry(of).or_default().push(Passed { commit, at: at(commit)?, urgent });
+            continue;
+        }
+        match travelled.get_mut(&removal) {
+            Some(permits) if *permits > 0 => *permits -= 1,
+            _ => return Err(format!("{}@{} is commanded without a permit", command.account, command.generation)),
+        }
+    }
+    passed.into_iter().try_for_each(|((source, target), passed)| {
+        within(&passed, u64::from(world.story.choices.limit)).map_err(|fault| format!("{source}/{target}: {fault}"))
+    })
+}
+
+/// When one passes that is not urgent, what has passed within the window before, and it, are no more than the limit.
+fn within(passed: &[Passed], limit: u64) -> Result<(), String> {
+    for last in passed.iter().filter(|passed| !passed.urgent) {
+        // Which of one commit came first is not known: an urgent one may have come after.
+        let counts = |other: &&Passed| {
+            let before = other.commit < last.commit || other.commit == last.commit && !other.urgent;
+            before && other.at > last.at - GUARD_WINDOW_MS
+        };
+        let count = passed.iter().filter(counts).count() as u64;
+        if count > limit {
+            return Err(format!("{count} removals passed within the window that ends at {}, of {limit}", last.at));
+        }
+    }
+    Ok(())
+}
+
+fn is_urgent(kind: &DecisionKind) -> bool {
+    matches!(kind, DecisionKind::Urgent)
+}
+
+fn is_by_a_person(kind: &DecisionKind) -> bool {
+    matches!(kind, DecisionKind::Released { .. } | DecisionKind::Redriven { .. })
+}
+
+/// What the audit says such a thing of.
+fn decided(world: &World, such: fn(&DecisionKind) -> bool) -> BTreeSet<Removal> {
+    let decisions = world.logs.decisions.all(&world.bus, &world.topics.decisions());
+    let chosen = decisions.iter().filter(|decision| such(&decision.kind));
+    chosen
+        .filter_map(|decision| Some((decision.identity.clone()?, decision.target.clone()?, decision.cause.to_string())))
+        .collect()
+}
+
+fn guard(world: &World) -> PartitionId {
+    Address::guard(TENANT.into()).routing_key.partition(world.layout.inbox_partitions)
+}
+
+/// What the Guard says to such an identity takes effect in the same commit, and travels nowhere.
+fn is_beside_the_guard(world: &World, partition: PartitionId) -> bool {
+    partition == guard(world) && !world.layout.through_inbox
+}
+
+/// The clock of the Guard's partition, by commit.
+fn clock(world: &World) -> BTreeMap<usize, i64> {
+    let (guard, clock) = (guard(world), key::meta("clock"));
+    let clocks = world.bus.by_commit(&world.topics.state(), |row| {
+        let value = row.value.as_ref().filter(|_| row.partition == Some(guard.0) && row.key.as_ref() == Some(&clock));
+        Some(i64::from_be_bytes(*value?.first_chunk()?))
+    });
+    clocks.into_iter().collect()
+}
+
+/// What the Guard let through and told another partition, or itself through the inbox.
+fn permits(world: &World) -> Vec<(usize, (Removal, SourceName))> {
+    world.bus.by_commit(&world.topics.inbox(), |record| {
+        let InboxRecord::Message(message) = envelope::open(record.value.as_ref()?).expect("an inbox record") else {
+            return None;
+        };
+        match (message.to.entity, message.body) {
+            (EntityKey::Identity { identity, .. }, Body::Permit { target, answer: PermitAnswer::Granted, .. }) => {
+                Some(((identity, target, message.cause.event.to_string()), message.cause.source))
+            }
+            _ => None,
+        }
+    })
+}
+
+/// The commands that take access away.
+fn removals(world: &World) -> Vec<(usize, Command)> {
+    let codec = PublicCodec::new(None);
+    let removal = |record: &Outgoing| {
+        let ours = !record.headers.iter().any(|(name, _)| name == REPLAYED);
+        let value = record.value.as_ref().filter(|_| ours)?;
+        let command: Command = codec.decode(value).expect("a command");
+        command.op.is_deprovision().then_some(command)
+    };
+    let topics = TARGETS.iter().map(|target| world.topics.commands(&(*target).into()));
+    topics.flat_map(|topic| world.bus.by_commit(&topic, removal)).collect()
+}
