@@ -28,7 +28,15 @@ const MESSAGE_TIMEOUT_MS: u32 = 9_000;
 const SESSION_TIMEOUT_MS: u32 = 10_000;
 /// How soon a member learns that the group settles anew: what was revoked elsewhere waits for it.
 const HEARTBEAT_MS: u32 = 500;
-/// Records fetched ahead of `poll`, in KiB, per consumer: what a batch or two needs, so that memory stays small.
+/// A member asks for more when it has taken what it was given: every record that comes in answers a fetch which waits, so under
+/// load a consumer that always asks makes its brokers answer a thousand times a second.
+const MEMBER_PREFETCH_KBYTES: u32 = 1;
+/// How soon after that it asks.
+pub(super) const MEMBER_FETCH_PAUSE_MS: u32 = 2;
+/// The longest a fetch waits for records. Those that are asked for anew one by one may make one fetch that lacks the others: these
+/// wait as long as it does.
+const MEMBER_FETCH_WAIT_MS: u32 = 50;
+/// Records fetched ahead of `poll` by a reader, in KiB: what a batch or two needs, so that memory stays small.
 const PREFETCH_KBYTES: u32 = 4_096;
 /// The largest answer that a consumer takes: a broker takes requests of up to 100 MiB (`socket.request.max.bytes`), so what
 /// somebody could send can be read, with room for what stands around it. librdkafka's default is less, and a record above it would
@@ -170,6 +178,13 @@ impl KafkaSettings {
         let mut config = self.fetching();
         config.set("group.id", format!("{}-reader", self.client_id));
         config.set("enable.partition.eof", "true");
+        for (name, value) in
+            [("fetch.queue.backoff.ms", "10".to_owned()), ("queued.max.messages.kbytes", PREFETCH_KBYTES.to_string())]
+        {
+            if !self.properties.contains_key(name) {
+                config.set(name, value);
+            }
+        }
         // The end of a partition is told when a fetch comes back empty: a restore waits for it once a partition, so 500 ms
         // (the default) would be most of a restart.
         if !self.properties.contains_key("fetch.wait.max.ms") {
@@ -189,7 +204,13 @@ impl KafkaSettings {
         // Several topics keep their partitions together only under range; and a cooperative member may rejoin without
         // declaring its assignment lost, which would defeat the fence.
         config.set("partition.assignment.strategy", "range");
-        for (name, value) in [("session.timeout.ms", SESSION_TIMEOUT_MS), ("heartbeat.interval.ms", HEARTBEAT_MS)] {
+        for (name, value) in [
+            ("session.timeout.ms", SESSION_TIMEOUT_MS),
+            ("heartbeat.interval.ms", HEARTBEAT_MS),
+            ("queued.max.messages.kbytes", MEMBER_PREFETCH_KBYTES),
+            ("fetch.queue.backoff.ms", MEMBER_FETCH_PAUSE_MS),
+            ("fetch.wait.max.ms", MEMBER_FETCH_WAIT_MS),
+        ] {
             if !self.properties.contains_key(name) {
                 config.set(name, value.to_string());
             }

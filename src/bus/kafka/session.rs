@@ -4,7 +4,9 @@
 //! carries them so that the broker's generation fence applies, and after an abort (which does not rewind a consumer) it
 //! seeks back to them. Nothing is open when `poll` is called, so a rebalance has nothing to finish.
 
-use super::client::{Change, Member, REQUEST_TIMEOUT, bus_error, describe, native_partition, passes};
+use super::client::{
+    Change, MEMBER_FETCH_PAUSE_MS, Member, REQUEST_TIMEOUT, bus_error, describe, native_partition, passes,
+};
 use super::writer::{Offsets, WriteError, Writer};
 use super::{Cluster, token};
 use crate::bus::{BatchLimit, BusError, CommitError, Incoming, Membership, Poll, Session, TopicPartition, Transaction};
@@ -25,6 +27,8 @@ const OFFSETS_PAUSE: Duration = Duration::from_millis(100);
 /// How long the group may take to tell a member what a refused commit has told it already: it learns by its heartbeats, within
 /// a session time-out. Later it joins anew by itself.
 const EXPELLED_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a fetch takes that brings what has gathered while nothing was asked for.
+const FETCHED_WITHIN: Duration = Duration::from_millis(MEMBER_FETCH_PAUSE_MS as u64 + 2);
 /// A seek right after an assignment may find its partition not started yet.
 const SEEK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -342,6 +346,17 @@ impl KafkaSession {
         }
     }
 
+    /// Records gather at the brokers until then: a consumer that is not polled doesn't ask for more. Gives how long to take
+    /// what has gathered.
+    fn gather(&self, until: Instant) -> Instant {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || !self.announcements.is_empty() {
+            return until;
+        }
+        std::thread::sleep(left);
+        until + FETCHED_WITHIN
+    }
+
     fn check_offsets(&self, transaction: &Transaction) -> Result<(), BusError> {
         let failed = |reason: String| BusError::Failed {
             doing: format!("kafka: committing as {} in group {}", self.membership.instance, self.membership.group),
@@ -387,6 +402,7 @@ impl Session for KafkaSession {
         self.settle()?;
         let until = Instant::now() + wait;
         let (mut batch, mut bytes) = (Vec::new(), 0);
+        let gather_until = limit.gather_until.map(|until| self.gather(until));
         loop {
             // Before anything else: a batch that was begun is of a generation that is over, and comes again.
             if let Some(change) = self.consumer.context().next_change() {
@@ -407,7 +423,7 @@ impl Session for KafkaSession {
             if batch.len() >= limit.records || bytes >= limit.bytes {
                 return Ok(self.give(batch));
             }
-            let left = match (batch.is_empty(), limit.gather_until) {
+            let left = match (batch.is_empty(), gather_until) {
                 (true, _) => whole_millis(until),
                 (false, Some(gather_until)) => whole_millis(gather_until),
                 (false, None) => Duration::ZERO,
