@@ -72,11 +72,11 @@ async fn asked<T: Serialize + Send + 'static>(
 }
 
 pub(super) async fn identities(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
-    let after = filter.after.as_deref().map(|text| from_hex(text).ok_or_else(bad_cursor)).transpose()?;
+    let after = filter.after.as_deref().map(|text| hex::decode(text).map_err(|_| bad_cursor())).transpose()?;
     asked(api, move |_, rows| {
         let (tenant, search) = (filter.tenant.as_ref(), filter.q.as_deref());
         let (items, next) = rows.identities(tenant, search, after.as_deref(), filter.limit());
-        Ok(json!({ "items": items, "next": next.map(|key| to_hex(&key)) }))
+        Ok(json!({ "items": items, "next": next.map(hex::encode) }))
     })
     .await
 }
@@ -156,30 +156,9 @@ pub(super) fn bad_cursor() -> Refusal {
     Refusal::bad_request("`after` is no cursor of this list", "hand back what the former page gave as `next`")
 }
 
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cursors_come_back_as_they_were_given() {
-        for key in [&b"i\x00\x04acme"[..], b"", b"\xff\x00"] {
-            assert_eq!(from_hex(&to_hex(key)).as_deref(), Some(key));
-        }
-        for wrong in ["a", "zz", "+1", "ü0"] {
-            assert_eq!(from_hex(wrong), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn a_long_list_comes_in_pages_without_gap_or_overlap() {

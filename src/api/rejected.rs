@@ -254,22 +254,12 @@ fn page(records: Vec<Incoming>) -> Value {
     (page["value"], page["value_hex"]) = match letter.value.map(String::from_utf8) {
         None => (Value::Null, Value::Null),
         Some(Ok(text)) => (text.into(), Value::Null),
-        Some(Err(no_text)) => (Value::Null, hex(no_text.as_bytes()).into()),
+        Some(Err(no_text)) => (Value::Null, hex::encode(no_text.as_bytes()).into()),
     };
     page
 }
 
 /// As text, or in hex where it is none.
 fn shown(bytes: &[u8]) -> Value {
-    std::str::from_utf8(bytes).map_or_else(|_| hex(bytes).into(), Value::from)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        text.extend(
-            [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).expect("four bits are a digit")),
-        );
-    }
-    text
+    std::str::from_utf8(bytes).map_or_else(|_| hex::encode(bytes).into(), Value::from)
 }

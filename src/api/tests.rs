@@ -578,7 +578,7 @@ fn a_source_dead_letter_in_parts_is_one_of_the_list_and_is_shown_whole_or_with_w
 
     for (id, value, hex) in [("14", None, Some(&bytes)), ("8", None, Some(&bytes)), ("9", Some(&text), None)] {
         let (_, page) = api.get(&format!("/v1/source-dead-letters/{id}"));
-        let hex = hex.map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        let hex = hex.map(hex::encode);
         assert_eq!((&page["value"], &page["value_hex"]), (&json!(value), &json!(hex)), "{id}");
         assert_eq!((&page["whole"], &page["key"], &page["headers"]), (&json!(true), &json!("k"), &json!({"x": "y"})));
     }

@@ -103,7 +103,7 @@ fn create(path: &Path) -> Result<(), TokenError> {
 fn random() -> Result<String, TokenError> {
     let mut random = [0u8; RANDOM_BYTES];
     getrandom::fill(&mut random).map_err(TokenError::Random)?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(random))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::client::Server;
 use super::publish::segment;
 use super::reach::{Needs, Reach};
 use super::{Common, Exit, Failure, out};
+use anyhow::Context as _;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
@@ -141,10 +142,7 @@ fn show_raw(letter: &Value) -> anyhow::Result<()> {
     }
     let bytes = match (&letter["value"], &letter["value_hex"]) {
         (Value::String(text), _) => Cow::Borrowed(text.as_bytes()),
-        (_, Value::String(hex)) => {
-            let digits = (0..hex.len()).step_by(2).filter_map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok());
-            Cow::Owned(digits.collect())
-        }
+        (_, Value::String(hex)) => Cow::Owned(hex::decode(hex).context("what `lockstep serve` gave as its bytes")?),
         _ => return Err(Failure::new(Exit::Failed, "it has no value: it is a tombstone").into()),
     };
     let mut stdout = std::io::stdout().lock();

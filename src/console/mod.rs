@@ -27,7 +27,7 @@ async fn page() -> Response {
         tracing::error!(%error, "no random bytes for the status page");
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    let nonce: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let nonce = hex::encode(random);
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -177,7 +177,7 @@ fn hash(files: &[SourceFile]) -> BundleHash {
         hasher.update((part.len() as u64).to_be_bytes());
         hasher.update(part.as_bytes());
     }
-    BundleHash(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    BundleHash(hex::encode(hasher.finalize()).into())
 }
 
 impl RulesMark {

@@ -53,7 +53,7 @@ impl Quarantined {
 /// By what a quarantined entity is named where its key can't be shown: an index entry's holds a correlation value.
 pub fn quarantine_id(of: &EntityKey) -> String {
     let digest = Sha256::digest(key::entity(of));
-    digest.iter().take(ID_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&digest[..ID_BYTES])
 }
 
 /// A message that will not be handled, and why.

@@ -42,13 +42,7 @@ fn delete_below(topic: &str, offset: i64) {
 #[test]
 #[ignore = "needs Kafka: tests/run real"]
 fn the_largest_that_a_broker_takes_is_kept_whole_in_parts_and_its_partition_goes_on() {
-    let kafka = format!("bus:\n  kafka:\n    bootstrap: {}\ntenants: [acme]\n", var("LOCKSTEP_TEST_KAFKA"));
-    let mut rig = Rig::new("quickstart", |path, text| match path {
-        "lockstep.yaml" => kafka.clone(),
-        _ => text,
-    });
-    rig.make_source_topics();
-    rig.done(&["topics", "apply"]);
+    let mut rig = Rig::quickstart();
     let hr = format!("real-{}.hr.workers", rig.id);
     rig.bus.configure(&hr, &[("max.message.bytes".to_owned(), "104857600".to_owned())].into()).unwrap();
     let sender = KafkaBus::connect(KafkaSettings {

@@ -1,6 +1,6 @@
 //! On Kafka: one person's state goes bad on the topic. The person waits, the others go on, and an operator ends it.
 
-use crate::rig::{Rig, var};
+use crate::rig::Rig;
 use lockstep::bus::Outgoing;
 use lockstep::entity::key;
 use lockstep::entity::pack::Pack;
@@ -42,13 +42,7 @@ fn until_commands(rig: &mut Rig, number: u32, count: usize) {
 #[test]
 #[ignore = "needs Kafka: tests/run real"]
 fn a_person_whose_state_is_damaged_waits_alone_until_an_operator_has_it_tried_again() {
-    let kafka = format!("bus:\n  kafka:\n    bootstrap: {}\ntenants: [acme]\n", var("LOCKSTEP_TEST_KAFKA"));
-    let mut rig = Rig::new("quickstart", |path, text| match path {
-        "lockstep.yaml" => kafka.clone(),
-        _ => text,
-    });
-    rig.make_source_topics();
-    rig.done(&["topics", "apply"]);
+    let mut rig = Rig::quickstart();
     rig.spawn_serving("processor", &["processor"]);
     rig.spawn_serving("serve", &["serve"]);
     rig.wait_ready(&["processor", "serve"]);

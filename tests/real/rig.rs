@@ -107,6 +107,18 @@ impl Rig {
         }
     }
 
+    /// The quickstart on Kafka, its topics made.
+    pub fn quickstart() -> Self {
+        let kafka = format!("bus:\n  kafka:\n    bootstrap: {}\ntenants: [acme]\n", var("LOCKSTEP_TEST_KAFKA"));
+        let rig = Self::new("quickstart", |path, text| match path {
+            "lockstep.yaml" => kafka.clone(),
+            _ => text,
+        });
+        rig.make_source_topics();
+        rig.done(&["topics", "apply"]);
+        rig
+    }
+
     pub fn config_dir(&self) -> PathBuf {
         self.dir.path().join("config")
     }

@@ -42,6 +42,8 @@ const PREFETCH_KBYTES: u32 = 4_096;
 /// somebody could send can be read, with room for what stands around it. librdkafka's default is less, and a record above it would
 /// hold its partition for good.
 const LARGEST_ANSWER_BYTES: u32 = 101 << 20;
+/// How soon a reader asks for more once there is room.
+const READER_FETCH_PAUSE_MS: u32 = 10;
 /// How long a broker holds back an empty answer to a reader.
 const READER_FETCH_WAIT_MS: u32 = 50;
 /// What one fetch of a reader may bring of a partition: a restore reads one partition after the other, so it has to be much.
@@ -137,6 +139,19 @@ impl KafkaSettings {
         config
     }
 
+    /// What is ours to choose, where `bus.kafka.properties` chooses nothing else.
+    fn set_unless_given<V: ToString>(
+        &self,
+        config: &mut ClientConfig,
+        defaults: impl IntoIterator<Item = (&'static str, V)>,
+    ) {
+        for (name, value) in defaults {
+            if !self.properties.contains_key(name) {
+                config.set(name, value.to_string());
+            }
+        }
+    }
+
     fn consumer(&self) -> ClientConfig {
         let mut config = self.base();
         // Never by asking for it: a topic that is missing is an error to be shown.
@@ -157,12 +172,10 @@ impl KafkaSettings {
                 config.set(name, value);
             }
         }
-        if !self.properties.contains_key("receive.message.max.bytes") {
-            // librdkafka wants room for what is asked for and its frame.
-            let asked: u32 = self.properties.get("fetch.max.bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
-            let largest = LARGEST_ANSWER_BYTES.max(asked.saturating_add(512));
-            config.set("receive.message.max.bytes", largest.to_string());
-        }
+        // librdkafka wants room for what is asked for and its frame.
+        let asked: u32 = self.properties.get("fetch.max.bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
+        let largest = LARGEST_ANSWER_BYTES.max(asked.saturating_add(512));
+        self.set_unless_given(&mut config, [("receive.message.max.bytes", largest)]);
         config
     }
 
@@ -178,21 +191,15 @@ impl KafkaSettings {
         let mut config = self.fetching();
         config.set("group.id", format!("{}-reader", self.client_id));
         config.set("enable.partition.eof", "true");
-        for (name, value) in
-            [("fetch.queue.backoff.ms", "10".to_owned()), ("queued.max.messages.kbytes", PREFETCH_KBYTES.to_string())]
-        {
-            if !self.properties.contains_key(name) {
-                config.set(name, value);
-            }
-        }
-        // The end of a partition is told when a fetch comes back empty: a restore waits for it once a partition, so 500 ms
-        // (the default) would be most of a restart.
-        if !self.properties.contains_key("fetch.wait.max.ms") {
-            config.set("fetch.wait.max.ms", READER_FETCH_WAIT_MS.to_string());
-        }
-        if !self.properties.contains_key("fetch.message.max.bytes") {
-            config.set("fetch.message.max.bytes", READER_FETCH_BYTES.to_string());
-        }
+        let defaults = [
+            ("fetch.queue.backoff.ms", READER_FETCH_PAUSE_MS),
+            ("queued.max.messages.kbytes", PREFETCH_KBYTES),
+            // The end of a partition is told when a fetch comes back empty: a restore waits for it once a partition, so 500 ms
+            // (librdkafka's) would be most of a restart.
+            ("fetch.wait.max.ms", READER_FETCH_WAIT_MS),
+            ("fetch.message.max.bytes", READER_FETCH_BYTES),
+        ];
+        self.set_unless_given(&mut config, defaults);
         config
     }
 
@@ -204,17 +211,14 @@ impl KafkaSettings {
         // Several topics keep their partitions together only under range; and a cooperative member may rejoin without
         // declaring its assignment lost, which would defeat the fence.
         config.set("partition.assignment.strategy", "range");
-        for (name, value) in [
+        let defaults = [
             ("session.timeout.ms", SESSION_TIMEOUT_MS),
             ("heartbeat.interval.ms", HEARTBEAT_MS),
             ("queued.max.messages.kbytes", MEMBER_PREFETCH_KBYTES),
             ("fetch.queue.backoff.ms", MEMBER_FETCH_PAUSE_MS),
             ("fetch.wait.max.ms", MEMBER_FETCH_WAIT_MS),
-        ] {
-            if !self.properties.contains_key(name) {
-                config.set(name, value.to_string());
-            }
-        }
+        ];
+        self.set_unless_given(&mut config, defaults);
         config
     }
 
@@ -228,16 +232,12 @@ impl KafkaSettings {
         // As in the Java client; records without a key go anywhere.
         config.set("partitioner", "murmur2_random");
         let defaults = [
-            ("linger.ms", "5".to_owned()),
+            ("linger.ms", 5),
             // Right after a commit the coordinator often answers "concurrent transactions": 100 ms would be the latency.
-            ("retry.backoff.ms", "10".to_owned()),
-            ("batch.size", batch_bytes.min(self.max_record_bytes).to_string()),
+            ("retry.backoff.ms", 10),
+            ("batch.size", batch_bytes.min(self.max_record_bytes)),
         ];
-        for (name, value) in defaults {
-            if !self.properties.contains_key(name) {
-                config.set(name, value);
-            }
-        }
+        self.set_unless_given(&mut config, defaults);
         config
     }
 
