@@ -377,7 +377,9 @@ mod tests {
             (Request::EndTxn, Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS, "committed"),
             (Request::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS, "committed"),
             (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE, "committed"),
-            // Abortable: this member is of an older generation.
+            // Abortable.
+            (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_INVALID_COMMIT_OFFSET_SIZE, "aborted"),
+            // So is what says that this member is of an older generation, or none.
             (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION, "expelled"),
             (Request::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID, "expelled"),
             // What a record's failure leaves behind would spoil the next transaction.
@@ -401,7 +403,7 @@ mod tests {
             bed.fail(request, &[code]);
             let result = bed.write(&writer);
             assert_eq!(class(&result), expected, "{request:?} answered with {code:?}: {result:?}");
-            let writer = if matches!(expected, "committed" | "expelled") { writer } else { bed.open() };
+            let writer = if matches!(expected, "committed" | "aborted" | "expelled") { writer } else { bed.open() };
             bed.write(&writer).unwrap_or_else(|e| panic!("after {request:?} answered with {code:?}: {e:?}"));
         }
     }
