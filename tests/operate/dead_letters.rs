@@ -39,10 +39,7 @@ fn a_dead_letter_is_listed_shown_redriven_and_gone() {
     assert!(!shown.contains("Poet"), "{shown}");
     dev.until_metric(OPEN, 1.0);
     eventually("the alert is raised", || (dev.board("alert").len() == 1).then_some(()));
-    assert_eq!(
-        dev.metric(r#"lockstep_results_total{outcome="dead_lettered",target="directory",tenant="acme"}"#),
-        Some(1.0)
-    );
+    dev.until_metric(r#"lockstep_results_total{outcome="dead_lettered",target="directory",tenant="acme"}"#, 1.0);
 
     // The cause is still there: the same again, and no second alert.
     shop.lockstep(&["dlq", "redrive", "directory", account]);

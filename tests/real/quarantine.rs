@@ -84,8 +84,15 @@ fn a_person_whose_state_is_damaged_waits_alone_until_an_operator_has_it_tried_ag
     });
     assert!(list["reason"].as_str().unwrap().contains("version 255"), "{list}");
     assert_eq!(commands(&rig, 20001), 1, "it waits");
-    let metrics = rig.get(&format!("{}/metrics", rig.url("processor").unwrap()));
-    assert!(metrics.contains("lockstep_quarantined_entities 1"), "{metrics}");
+    // The gauges of what is open are shown twice a second.
+    rig.until("it is counted", SOON, |rig| {
+        let metrics = rig.get(&format!("{}/metrics", rig.url("processor").unwrap()));
+        let mut counted = metrics.lines().filter(|line| line.starts_with("lockstep_quarantined_entities "));
+        match counted.next() {
+            Some("lockstep_quarantined_entities 1") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
 
     // A release that can read it, so to say. The processor begins with what the topic has.
     rig.stop("processor");
