@@ -6,6 +6,7 @@ use crate::bus::{BusError, TopicFound, TopicSpec, TopicState};
 use futures::executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::bindings as native;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -138,37 +139,41 @@ pub(super) fn configure(cluster: &Cluster, topic: &str, settings: &BTreeMap<Stri
         native::rd_kafka_AdminOptions_destroy(options);
         native::rd_kafka_queue_destroy(queue);
         native::rd_kafka_ConfigResource_destroy(resource);
-        result.map_err(failed)
+        result.map_err(|(code, reason)| denied::refused_as(doing.clone(), reason, code))
     }
 }
 
 /// # Safety
 /// `event` is null or the live answer to IncrementalAlterConfigs.
-unsafe fn alter_result(event: *mut native::rd_kafka_event_t) -> Result<(), String> {
+unsafe fn alter_result(event: *mut native::rd_kafka_event_t) -> Result<(), (RDKafkaErrorCode, String)> {
     const GOOD: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
     if event.is_null() {
-        return Err("no answer".into());
+        return Err((RDKafkaErrorCode::OperationTimedOut, "no answer".into()));
     }
     // SAFETY: as the caller promises; the resources belong to the event.
     unsafe {
-        if native::rd_kafka_event_error(event) != GOOD {
-            return Err(CStr::from_ptr(native::rd_kafka_event_error_string(event)).to_string_lossy().into_owned());
+        let code = native::rd_kafka_event_error(event);
+        if code != GOOD {
+            let reason = CStr::from_ptr(native::rd_kafka_event_error_string(event));
+            return Err((code.into(), reason.to_string_lossy().into_owned()));
         }
         let answer = native::rd_kafka_event_IncrementalAlterConfigs_result(event);
         if answer.is_null() {
-            return Err("an answer to another question".into());
+            return Err((RDKafkaErrorCode::Fail, "an answer to another question".into()));
         }
         let mut count = 0;
         let resources = native::rd_kafka_IncrementalAlterConfigs_result_resources(answer, &mut count);
         for i in 0..count {
             let resource = *resources.add(i);
-            if native::rd_kafka_ConfigResource_error(resource) != GOOD {
+            let code = native::rd_kafka_ConfigResource_error(resource);
+            if code != GOOD {
                 let reason = native::rd_kafka_ConfigResource_error_string(resource);
-                return Err(if reason.is_null() {
+                let reason = if reason.is_null() {
                     "the broker refused it".into()
                 } else {
                     CStr::from_ptr(reason).to_string_lossy().into_owned()
-                });
+                };
+                return Err((code.into(), reason));
             }
         }
         Ok(())

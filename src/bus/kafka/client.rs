@@ -496,45 +496,55 @@ pub(super) fn describe(error: &KafkaError) -> String {
 
 pub(super) fn bus_error(doing: impl Into<String>, error: &KafkaError) -> BusError {
     let (doing, reason) = (doing.into(), describe(error));
-    if let Some(remedy) = error.rdkafka_error_code().and_then(denied::remedy) {
+    if let Some(remedy) = code_of(error).and_then(denied::remedy) {
         return BusError::Denied { doing, reason, remedy: remedy.to_owned() };
     }
     if passes(error) { BusError::Retriable { doing, reason } } else { BusError::Failed { doing, reason } }
 }
 
+/// What the brokers, or librdkafka, call an error. rdkafka tells it of everything but an admin request.
+pub(super) fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    }
+}
+
 /// Whether it is the cluster's or the network's moment, not the request.
 pub(super) fn passes(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode as Code;
     if let KafkaError::Transaction(e) = error
         && e.is_retriable()
     {
         return true;
     }
+    code_of(error).is_some_and(is_momentary)
+}
+
+pub(super) fn is_momentary(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
     matches!(
-        error.rdkafka_error_code(),
-        Some(
-            Code::AllBrokersDown
-                | Code::BrokerTransportFailure
-                | Code::BrokerDestroy
-                | Code::Resolve
-                | Code::OperationTimedOut
-                | Code::MessageTimedOut
-                | Code::RequestTimedOut
-                | Code::TimedOutQueue
-                | Code::WaitingForCoordinator
-                | Code::CoordinatorLoadInProgress
-                | Code::CoordinatorNotAvailable
-                | Code::NotCoordinator
-                | Code::LeaderNotAvailable
-                | Code::NotLeaderForPartition
-                | Code::NotController
-                | Code::NetworkException
-                | Code::NotEnoughReplicas
-                | Code::NotEnoughReplicasAfterAppend
-                | Code::RebalanceInProgress
-                | Code::UnstableOffsetCommit
-                | Code::ConcurrentTransactions
-        )
+        code,
+        Code::AllBrokersDown
+            | Code::BrokerTransportFailure
+            | Code::BrokerDestroy
+            | Code::Resolve
+            | Code::OperationTimedOut
+            | Code::MessageTimedOut
+            | Code::RequestTimedOut
+            | Code::TimedOutQueue
+            | Code::WaitingForCoordinator
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::NotController
+            | Code::NetworkException
+            | Code::NotEnoughReplicas
+            | Code::NotEnoughReplicasAfterAppend
+            | Code::RebalanceInProgress
+            | Code::UnstableOffsetCommit
+            | Code::ConcurrentTransactions
     )
 }
 
@@ -569,6 +579,15 @@ mod tests {
                 config.create_with_context(Delivery::default());
             assert!(producer.is_ok(), "{}", describe(&producer.err().unwrap()));
         }
+    }
+
+    #[test]
+    fn an_admin_request_that_is_not_answered_or_not_granted_is_told_from_one_that_fails() {
+        use RDKafkaErrorCode as Code;
+        let error = |code| bus_error("kafka: reading the settings of topics", &KafkaError::AdminOp(code));
+        assert!(matches!(error(Code::OperationTimedOut), BusError::Retriable { .. }));
+        assert!(matches!(error(Code::ClusterAuthorizationFailed), BusError::Denied { .. }));
+        assert!(matches!(error(Code::InvalidConfig), BusError::Failed { .. }));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! librdkafka goes on trying for ever, whatever the reason: a wrong password looks like a slow network. Here is told which is
 //! which, and what to do. Its own texts name brokers, mechanisms and certificates, never a password.
 
-use super::client::{LastError, describe};
+use super::client::{LastError, code_of, describe, is_momentary};
 use crate::bus::BusError;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
@@ -40,7 +40,7 @@ pub(super) fn remedy(code: RDKafkaErrorCode) -> Option<&'static str> {
 
 /// Whether an error is a refusal.
 pub(super) fn is(error: &KafkaError) -> bool {
-    error.rdkafka_error_code().and_then(remedy).is_some()
+    code_of(error).and_then(remedy).is_some()
 }
 
 /// An answer to one part of a request.
@@ -52,6 +52,7 @@ pub(super) fn refused(doing: String, code: RDKafkaErrorCode) -> BusError {
 pub(super) fn refused_as(doing: String, reason: String, code: RDKafkaErrorCode) -> BusError {
     match remedy(code) {
         Some(remedy) => BusError::Denied { doing, reason, remedy: remedy.to_owned() },
+        None if is_momentary(code) => BusError::Retriable { doing, reason },
         None => BusError::Failed { doing, reason },
     }
 }
