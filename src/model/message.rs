@@ -18,6 +18,8 @@ pub enum InboxRecord {
     Message(Message),
     /// From this offset on the partition evaluates by this rule bundle.
     Switch { bundle: BundleHash },
+    /// By the loop that serves this partition, for itself: what was before it is read.
+    Mark,
 }
 
 /// An inbox record's bytes, without taking the message for it.
@@ -233,8 +235,10 @@ impl Address {
         }
     }
 
+    /// The Guards of many tenants are spread over the partitions.
     pub fn guard(tenant: TenantId) -> Self {
-        Self { routing_key: RoutingKey::of(&tenant, "\u{1}guard"), entity: EntityKey::Guard { tenant } }
+        let routing_key = RoutingKey::of(&tenant, &format!("\u{1}guard/{tenant}"));
+        Self { routing_key, entity: EntityKey::Guard { tenant } }
     }
 
     pub fn route(tenant: TenantId, source: SourceName, record: RecordId) -> Self {

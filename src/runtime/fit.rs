@@ -3,7 +3,9 @@
 
 use crate::entity::{Effect, Emission, Transition};
 use crate::model::envelope;
-use crate::model::{Attributes, Body, Cause, Command, InboxRecord, Message, RecordChange, Universe, Value};
+use crate::model::{
+    Attributes, Body, Cause, Command, InboxRecord, Message, RecordChange, Universe, Value, seal_message,
+};
 use std::collections::BTreeSet;
 
 /// Of a record's limit, what is kept for its key, headers and framing, and for the ids (512 bytes each) that the next hop adds.
@@ -22,6 +24,15 @@ const SHORT_TEXT_BYTES: usize = 64;
 /// between entities it is wrapped once more.
 pub fn most_of_event(record_bytes: usize) -> usize {
     record_bytes.saturating_sub(2 * ROOM_BYTES)
+}
+
+/// What a message of so many bytes, as it came, takes where that is more than fits. Nearly all are seen at a glance to be small.
+pub fn excess(message: &Message, came_bytes: usize, record_bytes: usize) -> Option<usize> {
+    if came_bytes <= LIGHT_BYTES && weight(&message.body) <= LIGHT_BYTES {
+        return None;
+    }
+    let bytes = seal_message(message).len();
+    (bytes > most_of_event(record_bytes)).then_some(bytes)
 }
 
 /// The most that a row or a message may take.

@@ -7,6 +7,7 @@
 
 mod batch;
 mod bundles;
+mod direct;
 mod figures;
 mod fit;
 mod intake;

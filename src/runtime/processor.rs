@@ -2,6 +2,7 @@
 
 use super::Now;
 use super::bundles::{BundleError, BundleStore};
+use super::direct::Direct;
 use super::figures::Aside;
 use super::fit;
 use super::intake::{Codecs, Intake, Taken, Unavailable};
@@ -17,7 +18,7 @@ use crate::model::topic::TopicNames;
 use crate::model::{InboxRecord, PartitionId, envelope};
 use crate::rules::Bundle;
 use crate::store::{StoreError, Stores};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Share};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -120,6 +121,9 @@ pub struct Processor {
     publisher: Publisher,
     session: Box<dyn Session>,
     restorer: Restorer,
+    direct: Direct,
+    behind_rules: Share,
+    directly: Share,
     /// The group has said which partitions are this processor's; it may be none.
     is_member: bool,
     /// What each partition may keep in memory.
@@ -159,9 +163,13 @@ impl Processor {
         let changelog = settings.topics.state();
         let restorer =
             Restorer::new(Arc::clone(&bus), changelog, settings.restore, Arc::clone(&metrics), Arc::clone(&progress));
+        let direct = Direct::new(Arc::clone(&bus), &settings.topics, !settings.through_inbox);
         Ok(Self {
             settings,
             restorer,
+            direct,
+            behind_rules: Share::of(&metrics.partitions_behind_rules),
+            directly: Share::of(&metrics.partitions_direct),
             is_member: false,
             cache_share: 0,
             bus,
@@ -189,6 +197,7 @@ impl Processor {
     /// One batch: poll, step, commit, and let the stores follow.
     pub fn turn(&mut self, wait: Duration) -> Result<Turn, ProcessorError> {
         self.take_restored()?;
+        self.direct.prepare(self.session.as_mut(), self.now.now())?;
         let wait = self.until_next_timer(wait)?;
         let now = Instant::now();
         let limit = BatchLimit { gather_until: Some(now + self.pace.hold(now)), ..BATCH };
@@ -223,8 +232,8 @@ impl Processor {
             self.metrics.batch_records.observe(count as f64);
         }
         self.publisher.show(wall);
-        let behind = self.partitions.values().filter(|partition| partition.is_behind_its_rules()).count();
-        self.metrics.partitions_behind_rules.set(i64::try_from(behind).unwrap_or(i64::MAX));
+        self.behind_rules.set(self.partitions.values().filter(|partition| partition.is_behind_its_rules()).count());
+        self.directly.set(self.direct.open());
         let mut more = !self.restorer.is_idle();
         for partition in self.partitions.values_mut() {
             more |= partition.fire_timers(TIMERS_A_TURN, &mut emitted)?;
@@ -239,6 +248,7 @@ impl Processor {
             self.metrics.steps_total.of([entity, outcome]).inc_by(count);
         }
         self.publisher.publish(&self.bundle, &self.settings, emitted, &mut transaction.outputs)?;
+        transaction.outputs.extend(self.direct.marks(wall));
         let changelog = self.settings.topics.state();
         let mut written = BTreeMap::new();
         for (id, partition) in &mut self.partitions {
@@ -292,6 +302,7 @@ impl Processor {
                 self.restorer.stop();
                 self.partitions.clear();
                 self.places.clear();
+                self.direct.begin_anew(self.session.as_mut())?;
                 self.take_up(&own)
             }
             Err(CommitError::Bus(error)) => Err(error.into()),
@@ -307,15 +318,16 @@ impl Processor {
         if record.topic != self.intake.inbox() {
             match self.intake.take(&record, &self.metrics)? {
                 Taken::Message(message) => {
-                    let output = self.publisher.inbox(&self.settings, &message);
-                    let bytes = output.value.as_ref().map_or(0, Vec::len);
-                    let most = fit::most_of_event(self.settings.record_bytes);
-                    match bytes <= most {
-                        true => transaction.outputs.push(output),
-                        false => {
-                            let letter = self.intake.too_large(&record, bytes, most, &self.metrics);
-                            transaction.outputs.extend(letter);
-                        }
+                    let came_bytes = record.value.as_ref().map_or(0, Vec::len);
+                    if let Some(bytes) = fit::excess(&message, came_bytes, self.settings.record_bytes) {
+                        let most = fit::most_of_event(self.settings.record_bytes);
+                        transaction.outputs.extend(self.intake.too_large(&record, bytes, most, &self.metrics));
+                        return Ok(());
+                    }
+                    let to = message.to.routing_key.partition(self.settings.inbox_partitions).0;
+                    match self.partitions.get_mut(&to) {
+                        Some(partition) if self.direct.is_open(to) => partition.deliver(*message, emitted)?,
+                        _ => transaction.outputs.push(self.publisher.inbox(&self.settings, &message)),
                     }
                 }
                 Taken::DeadLetter(letter) => transaction.outputs.extend(letter),
@@ -340,6 +352,7 @@ impl Processor {
                 Some(bundle) => partition.switch(bundle),
                 None => partition.refuse(bundle.as_str()),
             },
+            Ok(InboxRecord::Mark) => self.direct.read(record.partition, record.offset),
             Err(error) => {
                 // Only Lockstep writes here; whoever else did finds it among the dead letters.
                 tracing::error!(topic = record.topic, partition = record.partition, offset = record.offset, %error, "unreadable inbox record");
@@ -356,6 +369,7 @@ impl Processor {
         self.partitions.clear();
         self.places.clear();
         self.publisher.forget();
+        self.direct.forget();
         self.is_member = true;
         self.take_up(&own)
     }
@@ -371,6 +385,7 @@ impl Processor {
             self.parked.insert(id, Parked { partition, place, figures });
         }
         self.publisher.forget();
+        self.direct.forget();
         Ok(())
     }
 
@@ -389,8 +404,7 @@ impl Processor {
                 kept += 1;
                 partition.resize_cache(self.cache_share);
                 self.publisher.take_back(*id, figures);
-                self.partitions.insert(*id, partition);
-                self.places.insert(*id, place);
+                self.serve(*id, partition, place);
                 continue;
             }
             let store = self.stores.open("state", *id)?;
@@ -400,9 +414,14 @@ impl Processor {
             }
         }
         drop(parked);
-        let held: Vec<TopicPartition> =
-            behind.iter().map(|one| (self.settings.topics.inbox(), one.partition)).collect();
-        self.session.pause(&held)?;
+        let (held, served): (Vec<u32>, Vec<u32>) =
+            own.iter().partition(|id| behind.iter().any(|one| one.partition == **id));
+        let inbox = self.settings.topics.inbox();
+        let of_inbox =
+            |ids: Vec<u32>| -> Vec<TopicPartition> { ids.into_iter().map(|id| (inbox.clone(), id)).collect() };
+        self.session.pause(&of_inbox(held))?;
+        // Held back before a transaction was aborted, and restored by then.
+        self.session.resume(&of_inbox(served))?;
         tracing::info!(kept, current = current.len(), behind = behind.len(), "partitions taken up");
         self.metrics.partitions_taken_total.of(["kept"]).inc_by(kept);
         self.metrics.partitions_taken_total.of(["current"]).inc_by(current.len() as u64);
@@ -437,9 +456,14 @@ impl Processor {
         )?;
         partition.through_inbox = self.settings.through_inbox;
         self.publisher.restored(&partition)?;
-        self.partitions.insert(id, partition);
-        self.places.insert(id, Place::at(end));
+        self.serve(id, partition, Place::at(end));
         Ok(())
+    }
+
+    fn serve(&mut self, id: u32, partition: Partition, place: Place) {
+        self.partitions.insert(id, partition);
+        self.places.insert(id, place);
+        self.direct.serve(id);
     }
 
     fn until_next_timer(&self, wait: Duration) -> Result<Duration, ProcessorError> {

@@ -235,7 +235,9 @@ impl Partition {
     fn opened(&self, record: &[u8]) -> Result<Result<Message, String>, StoreError> {
         let mut message = match envelope::open(record) {
             Ok(InboxRecord::Message(message)) => message,
-            Ok(InboxRecord::Switch { .. }) => return Ok(Err("what waits is no message".to_owned())),
+            Ok(InboxRecord::Switch { .. } | InboxRecord::Mark) => {
+                return Ok(Err("what waits is no message".to_owned()));
+            }
             Err(error) => return Ok(Err(format!("the message that waits can't be read: {error}"))),
         };
         if is_stand_in(&message.to.routing_key) {

@@ -107,6 +107,8 @@ pub struct Metrics {
     pub quarantined_entities: IntGauge,
     /// Partitions that were told to switch to rules which this release can't use, and decide by those they had.
     pub partitions_behind_rules: IntGauge,
+    /// Inbox partitions for which what comes in is delivered at once.
+    pub partitions_direct: IntGauge,
     /// `[target]`: 1 while the breaker is open and the target is not called.
     pub breaker_open: Gauges<1>,
     /// `[topic, partition]`: records behind what is committed, of the partitions that this process reads.
@@ -222,6 +224,10 @@ impl Metrics {
                     "lockstep_partitions_behind_rules",
                     "partitions that could not switch to the current rules and decide by former ones",
                 ),
+            ),
+            partitions_direct: registered(
+                &r,
+                IntGauge::new("lockstep_partitions_direct", "inbox partitions that events reach without the inbox"),
             ),
             breaker_open: gauges(
                 &r,

@@ -5,8 +5,10 @@
 mod dashboard;
 mod dead_letters;
 mod deadline;
+mod direct;
 mod guard;
 mod health;
+mod house;
 mod logs;
 mod quarantine;
 mod set_aside;

@@ -1,0 +1,285 @@
+//! Which inbox partitions are delivered to directly: what comes from a source, a worker or an operator is for an entity of this
+//! very loop as often as not, and takes no way through the inbox then, which would be a second transaction.
+//!
+//! It must not overtake what came before it and still lies in the inbox: written by this loop while the partition was restored,
+//! or by another one that had the source's partition before. So the way is opened by a mark in the inbox: while nothing else is
+//! taken in, the loop writes one, and when it comes to read it, it has read all that went before. What another loop wrote lies
+//! before the mark, since its transaction was over when the source's partition was given to this one.
+
+use crate::bus::{Bus, BusError, Outgoing, Session, TopicPartition};
+use crate::model::topic::TopicNames;
+use crate::model::{InboxRecord, Timestamp, envelope};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Intake waits for this many records of the inbox at most: behind more it goes on by the inbox, and is looked at again.
+const NEAR: i64 = 2_000;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A mark that is not read by then, because another's open transaction lies before it, is given up.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By the inbox; looked at again at that time.
+    Inbox {
+        look: Timestamp,
+    },
+    /// A mark is to be written, at this offset or behind it.
+    Marking {
+        from: i64,
+    },
+    /// It is written. One below `from` is of a former owner, or of a try that was given up.
+    Marked {
+        from: i64,
+        since: Timestamp,
+    },
+    Direct,
+}
+
+pub(super) struct Direct {
+    bus: Arc<dyn Bus>,
+    inbox: String,
+    /// Of the partitions that are served here.
+    ways: BTreeMap<u32, Way>,
+    /// What is taken in is held back until the marks are read.
+    held: bool,
+    /// Off: everything takes the way through the inbox.
+    on: bool,
+}
+
+impl Direct {
+    pub fn new(bus: Arc<dyn Bus>, topics: &TopicNames, on: bool) -> Self {
+        Self { bus, inbox: topics.inbox(), ways: BTreeMap::new(), held: false, on }
+    }
+
+    pub fn is_open(&self, partition: u32) -> bool {
+        self.ways.get(&partition) == Some(&Way::Direct)
+    }
+
+    /// How many are.
+    pub fn open(&self) -> usize {
+        self.ways.values().filter(|way| **way == Way::Direct).count()
+    }
+
+    /// All partitions may be others', or have been meanwhile. Of an assignment that is over nothing is held back any more.
+    pub fn forget(&mut self) {
+        self.ways.clear();
+        self.held = false;
+    }
+
+    /// The same, where the session goes on with its partitions.
+    pub fn begin_anew(&mut self, session: &mut dyn Session) -> Result<(), BusError> {
+        self.ways.clear();
+        self.let_go(session)
+    }
+
+    /// This partition is served from now on.
+    pub fn serve(&mut self, partition: u32) {
+        if self.on {
+            self.ways.insert(partition, Way::Inbox { look: Timestamp::default() });
+        }
+    }
+
+    /// Before each poll: holds back what is to be taken in where a mark is due, and lets it go where none is waited for.
+    pub fn prepare(&mut self, session: &mut dyn Session, now: Timestamp) -> Result<(), BusError> {
+        if self.ways.values().all(|way| *way == Way::Direct) {
+            return self.let_go(session);
+        }
+        let positions = session.positions();
+        let later = Way::Inbox { look: now.plus(LOOK_EVERY) };
+        for (partition, way) in &mut self.ways {
+            match *way {
+                Way::Inbox { look } if now >= look => {
+                    *way = match (
+                        positions.get(&(self.inbox.clone(), *partition)),
+                        end_of(self.bus.as_ref(), &self.inbox, *partition),
+                    ) {
+                        (Some(at), Some(end)) if end - at <= NEAR => Way::Marking { from: end },
+                        _ => later,
+                    };
+                    tracing::debug!(partition, ?way, "events' way");
+                }
+                Way::Marked { since, .. } if since.plus(PATIENCE) <= now => {
+                    *way = later;
+                    tracing::debug!(partition, "events go on by the inbox: a mark was not read in time");
+                }
+                Way::Inbox { .. } | Way::Marking { .. } | Way::Marked { .. } | Way::Direct => {}
+            }
+        }
+        if !self.ways.values().any(|way| matches!(way, Way::Marking { .. } | Way::Marked { .. })) {
+            return self.let_go(session);
+        }
+        if !self.held {
+            session.pause(&self.taken_in(session))?;
+            self.held = true;
+        }
+        Ok(())
+    }
+
+    /// The marks that are due.
+    pub fn marks(&mut self, now: Timestamp) -> Vec<Outgoing> {
+        let mut marks = Vec::new();
+        for (partition, way) in &mut self.ways {
+            let Way::Marking { from } = *way else { continue };
+            *way = Way::Marked { from, since: now };
+            marks.push(Outgoing {
+                topic: self.inbox.clone(),
+                partition: Some(*partition),
+                key: None,
+                value: Some(envelope::seal(&InboxRecord::Mark)),
+                headers: Vec::new(),
+            });
+        }
+        marks
+    }
+
+    /// A mark was read in the inbox.
+    pub fn read(&mut self, partition: u32, offset: i64) {
+        if let Some(way) = self.ways.get_mut(&partition)
+            && let Way::Marked { from, .. } = *way
+            && offset >= from
+        {
+            *way = Way::Direct;
+            tracing::debug!(partition, "events come directly");
+        }
+    }
+
+    fn let_go(&mut self, session: &mut dyn Session) -> Result<(), BusError> {
+        if std::mem::take(&mut self.held) {
+            session.resume(&self.taken_in(session))?;
+        }
+        Ok(())
+    }
+
+    fn taken_in(&self, session: &dyn Session) -> Vec<TopicPartition> {
+        session.positions().into_keys().filter(|(topic, _)| *topic != self.inbox).collect()
+    }
+}
+
+/// None where the bus can't be asked just now.
+fn end_of(bus: &dyn Bus, inbox: &str, partition: u32) -> Option<i64> {
+    match bus.ends(inbox, partition) {
+        Ok(ends) => Some(ends.end),
+        Err(error) => {
+            tracing::debug!(%error, partition, "events go on by the inbox: its end is asked for again");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::embedded::{EmbeddedBus, VirtualClock};
+    use crate::bus::{BatchLimit, Incoming, Membership, Poll, TopicSpec, Transaction};
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    struct Loop {
+        bus: Arc<dyn Bus>,
+        session: Box<dyn Session>,
+        direct: Direct,
+        inbox: String,
+    }
+
+    impl Loop {
+        /// Of one inbox partition, in which so many marks of former owners lie unread.
+        fn with(marks: usize) -> Self {
+            let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(Arc::new(VirtualClock::at(NOW))));
+            let names = TopicNames::new("");
+            let topics = vec![names.inbox(), "hr".to_owned()];
+            let spec = |name: &String| TopicSpec {
+                name: name.clone(),
+                partitions: 1,
+                replicas: None,
+                settings: BTreeMap::new(),
+            };
+            bus.create(&topics.iter().map(spec).collect::<Vec<_>>()).unwrap();
+            let membership = Membership { group: "g".into(), instance: "0".into(), topics };
+            let mut session = bus.join(&membership).unwrap();
+            while !matches!(session.poll(BatchLimit::new(9, 999), Duration::ZERO).unwrap(), Poll::Assigned(_)) {}
+            let direct = Direct::new(Arc::clone(&bus), &names, true);
+            let one = Self { bus, session, direct, inbox: names.inbox() };
+            (0..marks).for_each(|_| one.lay(&one.inbox, envelope::seal(&InboxRecord::Mark)));
+            one
+        }
+
+        fn lay(&self, topic: &str, value: Vec<u8>) {
+            let topic = topic.to_owned();
+            let record = Outgoing { topic, partition: Some(0), key: None, value: Some(value), headers: Vec::new() };
+            self.bus.append(vec![record]).unwrap();
+        }
+
+        /// As the processor's turn: gives the topics of what was polled.
+        fn turn(&mut self, now: Timestamp, at_once: usize) -> Vec<String> {
+            self.direct.prepare(self.session.as_mut(), now).unwrap();
+            let polled = self.session.poll(BatchLimit::new(at_once, 999_999), Duration::ZERO).unwrap();
+            let Poll::Batch(records) = polled else { panic!("{polled:?}") };
+            let mut transaction = Transaction::default();
+            for Incoming { topic, partition, offset, .. } in &records {
+                transaction.offsets.insert((topic.clone(), *partition), offset + 1);
+                if *topic == self.inbox {
+                    self.direct.read(*partition, *offset);
+                }
+            }
+            transaction.outputs = self.direct.marks(now);
+            self.session.commit(transaction).unwrap();
+            records.into_iter().map(|record| record.topic).collect()
+        }
+    }
+
+    #[test]
+    fn events_wait_until_the_inbox_is_read_up_to_the_mark_and_go_directly_from_then_on() {
+        let mut one = Loop::with(0);
+        one.lay("hr", b"event".to_vec());
+        one.direct.serve(0);
+        assert_eq!(one.turn(NOW, 9), Vec::<String>::new(), "the mark is written first");
+        assert!(!one.direct.is_open(0));
+        assert_eq!(one.turn(NOW, 9), [one.inbox.clone()]);
+        assert!(one.direct.is_open(0));
+        assert_eq!(one.turn(NOW, 9), ["hr"]);
+    }
+
+    #[test]
+    fn a_mark_of_a_former_owner_opens_nothing() {
+        let mut one = Loop::with(2);
+        one.direct.serve(0);
+        for expected in [false, false, true] {
+            assert_eq!(one.turn(NOW, 1), [one.inbox.clone()]);
+            assert_eq!(one.direct.is_open(0), expected);
+        }
+    }
+
+    #[test]
+    fn a_mark_that_is_not_read_in_time_is_given_up_and_tried_again() {
+        let mut one = Loop::with(0);
+        one.lay("hr", b"event".to_vec());
+        one.direct.serve(0);
+        one.turn(NOW, 9);
+        one.session.pause(&[(one.inbox.clone(), 0)]).unwrap();
+        assert_eq!(one.turn(NOW, 9), Vec::<String>::new());
+        let later = NOW.plus(PATIENCE);
+        assert_eq!((one.turn(later, 9), one.direct.is_open(0)), (vec!["hr".to_owned()], false), "by the inbox");
+        one.session.resume(&[(one.inbox.clone(), 0)]).unwrap();
+        assert_eq!((one.turn(later, 9), one.direct.is_open(0)), (vec![one.inbox.clone()], false), "the mark given up");
+        let again = later.plus(LOOK_EVERY);
+        one.turn(again, 9);
+        assert_eq!((one.turn(again, 9), one.direct.is_open(0)), (vec![one.inbox.clone()], true));
+    }
+
+    #[test]
+    fn far_behind_in_the_inbox_nothing_waits() {
+        let mut one = Loop::with(NEAR as usize + 1);
+        one.lay("hr", b"event".to_vec());
+        one.direct.serve(0);
+        let polled = one.turn(NOW, 9_999);
+        assert!(polled.contains(&"hr".to_owned()));
+        assert_eq!(one.turn(NOW, 9), Vec::<String>::new());
+        assert!(!one.direct.is_open(0), "not before it is looked at again");
+        let again = NOW.plus(LOOK_EVERY);
+        one.turn(again, 9);
+        one.turn(again, 9);
+        assert!(one.direct.is_open(0));
+    }
+}
