@@ -1,4 +1,4 @@
-//! The loops of a running process: the processor on a thread or several, a worker for each target on a thread, all begun anew
+//! The loops of a running process: the processor, a worker for each target on a thread, all begun anew
 //! after an error that may pass.
 
 use super::{Exit, Failure, progress, runtime};
@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+/// The processor's loop, in health and log.
+const PROCESSOR: &str = "processor";
 /// A turn's longest regular silence: a restore or a broker's failover may take that long.
 const MAX_SILENCE: Duration = Duration::from_secs(120);
 /// Longest wait of an idle turn: how soon a stop is noticed.
@@ -144,26 +146,17 @@ impl Parts {
         }))
     }
 
-    /// The processor's loops, each a member of the group with partitions of its own, until cancelled.
-    pub fn spawn_processors(&self, threads: usize) -> anyhow::Result<Vec<JoinHandle<anyhow::Result<()>>>> {
+    /// The processor, which steps on so many threads, until cancelled.
+    pub fn spawn_processor(&self, threads: usize) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
         let targets = self.bundle.targets().iter();
         let deadlines: Vec<_> = targets.map(|target| (target.name.as_str(), target.deprovision_deadline)).collect();
         self.metrics.begin_processor(&self.tenants(), &deadlines);
         for source in self.bundle.sources() {
             self.metrics.begin_source(source.name.as_str(), &Reason::ALL.map(Reason::as_str));
         }
-        let publisher = Publisher::new(Arc::clone(&self.codecs.public), Arc::clone(&self.metrics));
-        let publisher = Arc::new(publisher.with_decisions(self.installation.decisions));
-        (0..threads)
-            .map(|number| {
-                let (parts, publisher) = (self.clone(), Arc::clone(&publisher));
-                let name = format!("processor {number}");
-                let ready = self.health.condition(format!("{name}: restored"));
-                spawn(&name.clone(), move || {
-                    parts.supervise(&name, &ready, || parts.process(number, threads, &publisher, &ready))
-                })
-            })
-            .collect()
+        let (parts, name) = (self.clone(), PROCESSOR);
+        let ready = self.health.condition(format!("{name}: restored"));
+        spawn(name, move || parts.supervise(name, &ready, || parts.process(threads, &ready)))
     }
 
     /// A target's worker, until cancelled.
@@ -234,33 +227,28 @@ impl Parts {
         self.installation.tenants.iter().map(TenantId::as_str).collect()
     }
 
-    fn process(
-        &self,
-        number: usize,
-        threads: usize,
-        publisher: &Publisher,
-        ready: &Condition,
-    ) -> Result<(), LoopError> {
-        let name = format!("processor {number}");
+    fn process(&self, threads: usize, ready: &Condition) -> Result<(), LoopError> {
         let topics = self.installation.topics.clone();
         let settings = ProcessorSettings {
             group: acls::group_of_processors(&topics),
-            instance: format!("{}-{number}", self.instance),
+            instance: self.instance.clone(),
             inbox_partitions: self.installation.inbox_partitions,
             record_bytes: self.largest(&topics.inbox()),
             dead_letter_bytes: self.largest(&topics.source_dead_letters()),
             through_inbox: false,
-            cache_bytes: self.installation.cache_bytes() / threads,
-            restore: RestoreSettings::of_loops(threads),
+            cache_bytes: self.installation.cache_bytes(),
+            restore: RestoreSettings::default(),
+            threads,
             topics,
         };
-        let heartbeat = self.health.heartbeat(name.clone(), MAX_SILENCE);
+        let publisher = Publisher::new(Arc::clone(&self.codecs.public), Arc::clone(&self.metrics));
+        let heartbeat = self.health.heartbeat(PROCESSOR.to_owned(), MAX_SILENCE);
         let mut processor = Processor::start(
             settings,
             Arc::clone(&self.bus),
             Arc::clone(&self.stores),
             Arc::clone(&self.bundle),
-            publisher.another(),
+            publisher.with_decisions(self.installation.decisions),
             Arc::clone(&self.codecs),
             Arc::clone(&self.metrics),
             Arc::clone(&self.restoring),
@@ -275,7 +263,7 @@ impl Parts {
             }
             if told.elapsed() >= LAG_EVERY {
                 told = Instant::now();
-                self.positions.set(&name, processor.positions());
+                self.positions.set(PROCESSOR, processor.positions());
             }
             if processor.is_ready() { ready.met() } else { ready.waiting("partitions") }
         }

@@ -12,14 +12,13 @@ use std::thread::JoinHandle;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Loops in this process, each with partitions of its own: as many as cores are of use
+    /// Threads on which its partitions step: as many as cores are of use
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=MOST_THREADS))]
     threads: u16,
     #[command(flatten)]
     process: Process,
 }
 
-/// More loops than cores only make more, smaller transactions.
 const MOST_THREADS: i64 = 64;
 
 /// What processors and workers have in common.
@@ -37,9 +36,7 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     let config = runtime::load_config(&common.config())?;
     let instance = args.process.instance.clone().unwrap_or_else(loops::default_instance);
     run_loops(common, &args.process, config, &format!("processor-{instance}"), instance, |parts| {
-        let mut running = parts.spawn_processors(args.threads.into())?;
-        running.push(parts.spawn_progress()?);
-        Ok(running)
+        Ok(vec![parts.spawn_processor(args.threads.into())?, parts.spawn_progress()?])
     })
 }
 

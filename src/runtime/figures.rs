@@ -9,7 +9,7 @@ use crate::model::{EntityKey, TargetName, TenantId, Timestamp, envelope};
 use crate::store::{Store, StoreError, Write};
 use crate::telemetry::Metrics;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Rows looked through at once when a partition comes: of what is open only, however many people there are.
@@ -19,19 +19,9 @@ const SHOW_EVERY: Duration = Duration::from_millis(500);
 
 type Place = (TenantId, TargetName);
 
-/// One loop's hand on the figures of its process.
 pub struct Figures {
     metrics: Arc<Metrics>,
-    number: u32,
-    all: Arc<Mutex<All>>,
-}
-
-/// Of all loops of a process: they set the same gauges.
-#[derive(Default)]
-struct All {
-    loops: u32,
-    /// By loop and partition: one that lost a partition may learn it later than another has it.
-    partitions: BTreeMap<(u32, u32), Open>,
+    partitions: BTreeMap<u32, Open>,
     /// Series that were ever set: they go back to 0, for one that vanishes is no longer compared with anything.
     shown: BTreeSet<Place>,
     shown_at: Timestamp,
@@ -66,25 +56,12 @@ struct Sum {
 
 impl Figures {
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, number: 0, all: Arc::default() }
-    }
-
-    /// For another loop of this process.
-    pub fn another(&self) -> Self {
-        let mut all = self.all();
-        all.loops += 1;
-        Self { metrics: Arc::clone(&self.metrics), number: all.loops, all: Arc::clone(&self.all) }
-    }
-
-    /// A change under this lock is whole before anything can panic.
-    fn all(&self) -> MutexGuard<'_, All> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { metrics, partitions: BTreeMap::new(), shown: BTreeSet::new(), shown_at: Timestamp::default() }
     }
 
     fn put(&mut self, id: u32, open: Open) {
-        let mut all = self.all();
-        all.partitions.insert((self.number, id), open);
-        all.shown_at = Timestamp::default();
+        self.partitions.insert(id, open);
+        self.shown_at = Timestamp::default();
     }
 
     /// A partition has come, or come again.
@@ -105,9 +82,8 @@ impl Figures {
 
     /// A partition's figures leave the sums, and are given to whoever may bring them back.
     pub fn set_aside(&mut self, id: u32) -> Aside {
-        let mut all = self.all();
-        all.shown_at = Timestamp::default();
-        Aside(all.partitions.remove(&(self.number, id)).unwrap_or_default())
+        self.shown_at = Timestamp::default();
+        Aside(self.partitions.remove(&id).unwrap_or_default())
     }
 
     /// The partition has come back as it went.
@@ -117,27 +93,24 @@ impl Figures {
 
     /// These rows are committed.
     pub fn written(&mut self, id: u32, writes: &[Write]) {
-        let mut all = self.all();
-        let open = all.partitions.entry((self.number, id)).or_default();
+        let open = self.partitions.entry(id).or_default();
         writes.iter().for_each(|write| open.row(&write.key, write.value.as_deref()));
     }
 
     /// The partitions went to another process.
     pub fn forget(&mut self) {
-        let mut all = self.all();
-        all.partitions.retain(|(number, _), _| *number != self.number);
-        all.shown_at = Timestamp::default();
+        self.partitions.clear();
+        self.shown_at = Timestamp::default();
     }
 
     /// Sets the gauges as of `now`, not more often than is of use.
     pub fn show(&mut self, now: Timestamp) {
-        let mut all = self.all();
-        if now.since(all.shown_at) < SHOW_EVERY && now >= all.shown_at {
+        if now.since(self.shown_at) < SHOW_EVERY && now >= self.shown_at {
             return;
         }
-        all.shown_at = now;
-        let mut sums: BTreeMap<Place, Sum> = all.shown.iter().map(|place| (place.clone(), Sum::default())).collect();
-        for open in all.partitions.values() {
+        self.shown_at = now;
+        let mut sums: BTreeMap<Place, Sum> = self.shown.iter().map(|place| (place.clone(), Sum::default())).collect();
+        for open in self.partitions.values() {
             for account in open.accounts.values() {
                 let sum = sums.entry(account.place.clone()).or_default();
                 sum.dead += i64::from(account.dead);
@@ -164,13 +137,13 @@ impl Figures {
         for (target, count) in dead {
             self.metrics.dead_letters_open.of([target.as_str()]).set(count);
         }
-        let quarantined: usize = all.partitions.values().map(|open| open.quarantined.len()).sum();
+        let quarantined: usize = self.partitions.values().map(|open| open.quarantined.len()).sum();
         self.metrics.quarantined_entities.set(quarantined as i64);
-        all.shown.extend(sums.into_keys());
+        self.shown.extend(sums.into_keys());
     }
 }
 
-/// A loop that ends, well or not, counts nothing any more.
+/// A loop that ends, well or not, counts nothing any more: it may begin anew.
 impl Drop for Figures {
     fn drop(&mut self) {
         self.forget();
@@ -309,30 +282,5 @@ mod tests {
                 "lockstep_quarantined_entities 0",
             ],
         );
-    }
-
-    #[test]
-    fn loops_of_one_process_set_the_sum_of_what_each_has_and_one_that_ends_takes_its_own_along() {
-        let metrics = Arc::new(Metrics::new());
-        let mut one = Figures::new(Arc::clone(&metrics));
-        let mut two = one.another();
-        one.written(0, &[account("wiki", "a", |row| row.clock = clock(4_000))]);
-        two.written(1, &[account("wiki", "b", |row| row.clock = clock(1_000))]);
-        let open = |n: u32| format!(r#"lockstep_deprovisions_open{{target="wiki",tenant="acme"}} {n}"#);
-        one.show(Timestamp(10_000));
-        shows(&metrics, &[&open(2), OPEN[1]]);
-        // A partition moves from the one to the other.
-        let aside = two.set_aside(1);
-        one.show(Timestamp(10_000));
-        shows(&metrics, &[&open(1)]);
-        one.take_back(1, aside);
-        drop(two);
-        one.show(Timestamp(10_000));
-        shows(&metrics, &[&open(2)]);
-        let other = one.another();
-        drop(one);
-        let mut other = other;
-        other.show(Timestamp(10_000));
-        shows(&metrics, &[&open(0)]);
     }
 }

@@ -19,6 +19,7 @@ mod processor;
 mod quarantine;
 mod restore;
 mod restorer;
+mod work;
 
 pub use bundles::BundleStore;
 pub use intake::Codecs;

@@ -37,7 +37,8 @@ pub struct Publisher {
     uncounted: Vec<Counted>,
 }
 
-enum Counted {
+/// What a record has to be counted for, once its transaction is committed.
+pub(super) enum Counted {
     Command(TenantId, TargetName, Op),
     Verified(TenantId, TargetName, f64),
     Deprovisioned(TenantId, TargetName, f64),
@@ -57,17 +58,6 @@ impl Publisher {
         Self { decisions, ..self }
     }
 
-    /// For another loop of this process.
-    pub fn another(&self) -> Self {
-        Self {
-            codec: Arc::clone(&self.codec),
-            metrics: Arc::clone(&self.metrics),
-            figures: self.figures.another(),
-            decisions: self.decisions,
-            uncounted: Vec::new(),
-        }
-    }
-
     /// A message for an entity, as an inbox record.
     pub fn inbox(&self, settings: &ProcessorSettings, message: &Message) -> Outgoing {
         let routing_key = &message.to.routing_key;
@@ -81,33 +71,29 @@ impl Publisher {
         }
     }
 
-    pub fn publish(
-        &mut self,
+    pub(super) fn publish(
+        &self,
         bundle: &Bundle,
         settings: &ProcessorSettings,
         emitted: Emitted,
         outputs: &mut Vec<Outgoing>,
+        counted: &mut Vec<Counted>,
     ) -> Result<(), OutputError> {
-        for message in &emitted.sends {
-            outputs.push(self.inbox(settings, message));
-        }
+        outputs.extend(emitted.sends.iter().map(|message| self.inbox(settings, message)));
         for message in emitted.undeliverable {
-            self.uncounted.push(Counted::Undeliverable(message.why));
+            counted.push(Counted::Undeliverable(message.why));
             outputs.push(undeliverable(settings, message));
         }
         for emission in emitted.emissions {
+            counted.extend(Counted::of(&emission));
             let output = match emission {
                 Emission::Command(command) => self.command(bundle, settings, &command)?,
+                Emission::Decision(_) if !self.decisions => continue,
                 Emission::Decision(decision) => {
-                    self.observe(&decision);
-                    if !self.decisions {
-                        continue;
-                    }
                     let key = decision.identity.as_ref().map_or_else(|| decision.tenant.0.clone(), |id| id.0.clone());
                     self.encode(settings.topics.decisions(), key.to_string(), PublicFormat::Json, &decision)?
                 }
                 Emission::Alert(alert) => {
-                    self.count_alert(&alert);
                     self.encode(settings.topics.alerts(), alert.key.clone(), PublicFormat::Json, &alert)?
                 }
                 Emission::DeadLetterClosed { target, account } => Outgoing {
@@ -121,6 +107,11 @@ impl Publisher {
             outputs.push(output);
         }
         Ok(())
+    }
+
+    /// To be counted with the transaction in work.
+    pub(super) fn count(&mut self, counted: Vec<Counted>) {
+        self.uncounted.extend(counted);
     }
 
     /// A partition has come, or is read back after an aborted transaction.
@@ -181,13 +172,12 @@ impl Publisher {
     }
 
     fn command(
-        &mut self,
+        &self,
         bundle: &Bundle,
         settings: &ProcessorSettings,
         command: &Command,
     ) -> Result<Outgoing, OutputError> {
         let format = bundle.target(&command.target).map_or(PublicFormat::Json, |target| target.format);
-        self.uncounted.push(Counted::Command(command.tenant.clone(), command.target.clone(), command.op));
         self.encode(settings.topics.commands(&command.target), command.account.0.to_string(), format, command)
     }
 
@@ -209,28 +199,36 @@ impl Publisher {
             Err(error) => Err(OutputError::Codec { topic, error }),
         }
     }
+}
 
-    fn observe(&mut self, decision: &Decision) {
-        let Some(target) = decision.target.clone() else { return };
-        let tenant = decision.tenant.clone();
-        match &decision.kind {
-            DecisionKind::DeprovisionVerified { effective, verified } => {
-                let seconds = verified.since(*effective).as_secs_f64();
-                self.uncounted.push(Counted::Deprovisioned(tenant, target, seconds));
+impl Counted {
+    fn of(emission: &Emission) -> Option<Self> {
+        match emission {
+            Emission::Command(command) => {
+                Some(Self::Command(command.tenant.clone(), command.target.clone(), command.op))
             }
-            DecisionKind::AccountVerified { .. } => {
-                let seconds = decision.at.since(decision.source_time).as_secs_f64();
-                self.uncounted.push(Counted::Verified(tenant, target, seconds));
-            }
-            _ => {}
+            Emission::Decision(decision) => Self::of_decision(decision),
+            Emission::Alert(alert) => Self::of_alert(alert),
+            Emission::DeadLetterClosed { .. } => None,
         }
     }
 
-    fn count_alert(&mut self, alert: &Alert) {
-        if let (AlertKind::DeprovisionOverdue, AlertState::Raised, Some(target)) =
-            (alert.kind, alert.state, &alert.target)
-        {
-            self.uncounted.push(Counted::Overdue(alert.tenant.clone(), target.clone()));
+    fn of_decision(decision: &Decision) -> Option<Self> {
+        let (tenant, target) = (&decision.tenant, decision.target.as_ref()?);
+        let (counted, from, to): (fn(TenantId, TargetName, f64) -> Self, _, _) = match &decision.kind {
+            DecisionKind::DeprovisionVerified { effective, verified } => (Self::Deprovisioned, effective, verified),
+            DecisionKind::AccountVerified { .. } => (Self::Verified, &decision.source_time, &decision.at),
+            _ => return None,
+        };
+        Some(counted(tenant.clone(), target.clone(), to.since(*from).as_secs_f64()))
+    }
+
+    fn of_alert(alert: &Alert) -> Option<Self> {
+        match (alert.kind, alert.state, &alert.target) {
+            (AlertKind::DeprovisionOverdue, AlertState::Raised, Some(target)) => {
+                Some(Self::Overdue(alert.tenant.clone(), target.clone()))
+            }
+            _ => None,
         }
     }
 }

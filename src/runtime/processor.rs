@@ -8,26 +8,25 @@ use super::fit;
 use super::intake::{Codecs, Intake, Taken, Unavailable};
 use super::outputs::{OutputError, Publisher};
 use super::pace::Pace;
-use super::partition::{Emitted, Partition};
+use super::partition::Partition;
 use super::restore::{Found, RestoreError, Restored, look};
 use super::restorer::{Progress, RestoreSettings, Restorer};
+use super::work::{self, Done, Given, Hands};
 use crate::bus::{
-    BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Poll, Session, TopicPartition, Transaction,
+    BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, TopicPartition, Transaction,
 };
+use crate::model::envelope::{self, EnvelopeError};
 use crate::model::topic::TopicNames;
-use crate::model::{InboxRecord, PartitionId, envelope};
+use crate::model::{InboxRecord, PartitionId};
 use crate::rules::Bundle;
 use crate::store::{StoreError, Stores};
-use crate::telemetry::{Metrics, Share};
+use crate::telemetry::Metrics;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Records of one batch: large enough for throughput, small enough that a step stays within milliseconds.
-const BATCH: BatchLimit = BatchLimit::new(2_000, 4 << 20);
-/// Timers fired for one partition in one turn, and identities swept: a bounded share, behind live traffic.
-const TIMERS_A_TURN: usize = 200;
-const SWEPT_A_TURN: usize = 50;
+const BATCH: BatchLimit = BatchLimit::new(3_000, 6 << 20);
 /// Longest wait for records while partitions are restored: how soon one that has come to its end is served.
 const RESTORING_WAIT: Duration = Duration::from_millis(20);
 /// How often the stores are told that they are current, for the stale-disk rule.
@@ -47,6 +46,8 @@ pub enum ProcessorError {
     Output(#[from] OutputError),
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    #[error("starting the threads of a processor: {0}")]
+    Threads(String),
 }
 
 #[derive(Clone, Debug)]
@@ -64,6 +65,8 @@ pub struct ProcessorSettings {
     /// What this loop keeps of its state in memory, for all of its partitions.
     pub cache_bytes: usize,
     pub restore: RestoreSettings,
+    /// On which records are decoded and partitions step.
+    pub threads: usize,
 }
 
 /// What a turn did.
@@ -103,6 +106,12 @@ impl Place {
     }
 }
 
+/// A record, read.
+enum Opened {
+    Own(Box<Result<InboxRecord, EnvelopeError>>),
+    Taken(Taken),
+}
+
 struct Parked {
     partition: Partition,
     place: Place,
@@ -122,8 +131,7 @@ pub struct Processor {
     session: Box<dyn Session>,
     restorer: Restorer,
     direct: Direct,
-    behind_rules: Share,
-    directly: Share,
+    hands: Hands,
     /// The group has said which partitions are this processor's; it may be none.
     is_member: bool,
     /// What each partition may keep in memory.
@@ -151,6 +159,7 @@ impl Processor {
         progress: Arc<Progress>,
         now: Now,
     ) -> Result<Self, ProcessorError> {
+        let hands = Hands::new(settings.threads)?;
         let intake = Intake::new(&settings, Arc::clone(&bundle), codecs);
         let membership =
             Membership { group: settings.group.clone(), instance: settings.instance.clone(), topics: intake.topics() };
@@ -168,8 +177,7 @@ impl Processor {
             settings,
             restorer,
             direct,
-            behind_rules: Share::of(&metrics.partitions_behind_rules),
-            directly: Share::of(&metrics.partitions_direct),
+            hands,
             is_member: false,
             cache_share: 0,
             bus,
@@ -213,7 +221,6 @@ impl Processor {
             Poll::Batch(records) => records,
         };
         let mut transaction = Transaction::default();
-        let mut emitted = Emitted::default();
         let count = records.len();
         let wall = self.now.now();
         for partition in self.partitions.values_mut() {
@@ -225,39 +232,28 @@ impl Processor {
                 transaction.offsets.insert((last.topic.clone(), last.partition), last.offset + 1);
             }
         }
-        for record in records {
-            self.take(record, &mut transaction, &mut emitted)?;
-        }
+        let given = self.take(&records, &mut transaction.outputs)?;
         if count > 0 {
             self.metrics.batch_records.observe(count as f64);
         }
+        let done = self.work(given, count)?;
         self.publisher.show(wall);
-        self.behind_rules.set(self.partitions.values().filter(|partition| partition.is_behind_its_rules()).count());
-        self.directly.set(self.direct.open());
-        let mut more = !self.restorer.is_idle();
-        for partition in self.partitions.values_mut() {
-            more |= partition.fire_timers(TIMERS_A_TURN, &mut emitted)?;
-            partition.sweep(SWEPT_A_TURN, &mut emitted)?;
-            more |= partition.is_sweeping();
-        }
-        let mut steps: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for step in &emitted.steps {
-            *steps.entry(*step).or_default() += 1;
-        }
-        for ((entity, outcome), count) in steps {
-            self.metrics.steps_total.of([entity, outcome]).inc_by(count);
-        }
-        self.publisher.publish(&self.bundle, &self.settings, emitted, &mut transaction.outputs)?;
-        transaction.outputs.extend(self.direct.marks(wall));
-        let changelog = self.settings.topics.state();
-        let mut written = BTreeMap::new();
-        for (id, partition) in &mut self.partitions {
-            let records = partition.changelog(&changelog);
-            if !records.is_empty() {
-                written.insert(*id, records.len() as i64);
-                transaction.outputs.extend(records);
+        let behind = self.partitions.values().filter(|partition| partition.is_behind_its_rules()).count();
+        self.metrics.partitions_behind_rules.set(i64::try_from(behind).unwrap_or(i64::MAX));
+        self.metrics.partitions_direct.set(i64::try_from(self.direct.open()).unwrap_or(i64::MAX));
+        let (mut more, mut written) = (!self.restorer.is_idle(), BTreeMap::new());
+        for (id, done) in done {
+            more |= done.more;
+            if done.written > 0 {
+                written.insert(id, done.written);
             }
+            for ((entity, outcome), count) in done.steps {
+                self.metrics.steps_total.of([entity, outcome]).inc_by(count);
+            }
+            self.publisher.count(done.counted);
+            transaction.outputs.extend(done.outputs);
         }
+        transaction.outputs.extend(self.direct.marks(wall));
         if transaction.outputs.is_empty() && transaction.offsets.is_empty() {
             self.touch()?;
             return Ok(Turn { records: count, committed: false, more });
@@ -309,33 +305,54 @@ impl Processor {
         }
     }
 
+    /// What the records are for the partitions, in order, and what is put out at once.
     fn take(
         &mut self,
-        record: Incoming,
-        transaction: &mut Transaction,
-        emitted: &mut Emitted,
-    ) -> Result<(), ProcessorError> {
-        if record.topic != self.intake.inbox() {
-            match self.intake.take(&record, &self.metrics)? {
-                Taken::Message(message) => {
+        records: &[Incoming],
+        outputs: &mut Vec<Outgoing>,
+    ) -> Result<BTreeMap<u32, Vec<Given>>, ProcessorError> {
+        let (intake, metrics) = (&self.intake, &self.metrics);
+        let open = |record: &Incoming| match record.topic == intake.inbox() {
+            true => Ok(Opened::Own(Box::new(envelope::open(record.value.as_deref().unwrap_or_default())))),
+            false => intake.take(record, metrics).map(Opened::Taken),
+        };
+        let opened = self.hands.each(records.iter().collect(), records.len(), open);
+        let mut given: BTreeMap<u32, Vec<Given>> = BTreeMap::new();
+        for (record, opened) in records.iter().zip(opened) {
+            match opened? {
+                Opened::Own(own) => {
+                    if let Some(one) = self.own(record, *own, outputs)? {
+                        given.entry(record.partition).or_default().push(one);
+                    }
+                }
+                Opened::Taken(Taken::Message(message)) => {
                     let came_bytes = record.value.as_ref().map_or(0, Vec::len);
                     if let Some(bytes) = fit::excess(&message, came_bytes, self.settings.record_bytes) {
                         let most = fit::most_of_event(self.settings.record_bytes);
-                        transaction.outputs.extend(self.intake.too_large(&record, bytes, most, &self.metrics));
-                        return Ok(());
+                        outputs.extend(self.intake.too_large(record, bytes, most, &self.metrics));
+                        continue;
                     }
                     let to = message.to.routing_key.partition(self.settings.inbox_partitions).0;
-                    match self.partitions.get_mut(&to) {
-                        Some(partition) if self.direct.is_open(to) => partition.deliver(*message, emitted)?,
-                        _ => transaction.outputs.push(self.publisher.inbox(&self.settings, &message)),
+                    match self.direct.is_open(to) {
+                        true => given.entry(to).or_default().push(Given::Message(message)),
+                        false => outputs.push(self.publisher.inbox(&self.settings, &message)),
                     }
                 }
-                Taken::DeadLetter(letter) => transaction.outputs.extend(letter),
-                Taken::Nothing => {}
+                Opened::Taken(Taken::DeadLetter(letter)) => outputs.extend(letter),
+                Opened::Taken(Taken::Nothing) => {}
             }
-            return Ok(());
         }
-        let Some(partition) = self.partitions.get_mut(&record.partition) else {
+        Ok(given)
+    }
+
+    /// A record of the inbox.
+    fn own(
+        &mut self,
+        record: &Incoming,
+        own: Result<InboxRecord, EnvelopeError>,
+        outputs: &mut Vec<Outgoing>,
+    ) -> Result<Option<Given>, ProcessorError> {
+        if !self.partitions.contains_key(&record.partition) {
             let reason = match self.restorer.is_open(record.partition) {
                 true => "a record came although it is held back until it is restored",
                 false => "a record came for a partition that was never assigned",
@@ -345,21 +362,45 @@ impl Processor {
                 reason: reason.to_owned(),
             }
             .into());
-        };
-        match envelope::open::<InboxRecord>(record.value.as_deref().unwrap_or_default()) {
-            Ok(InboxRecord::Message(message)) => partition.deliver(message, emitted)?,
-            Ok(InboxRecord::Switch { bundle }) => match self.bundles.usable(bundle.as_str())? {
-                Some(bundle) => partition.switch(bundle),
-                None => partition.refuse(bundle.as_str()),
-            },
-            Ok(InboxRecord::Mark) => self.direct.read(record.partition, record.offset),
+        }
+        Ok(match own {
+            Ok(InboxRecord::Message(message)) => Some(Given::Message(Box::new(message))),
+            Ok(InboxRecord::Switch { bundle }) => Some(match self.bundles.usable(bundle.as_str())? {
+                Some(bundle) => Given::Switch(bundle),
+                None => Given::Refuse(bundle.as_str().to_owned()),
+            }),
+            Ok(InboxRecord::Mark) => {
+                self.direct.read(record.partition, record.offset);
+                None
+            }
             Err(error) => {
                 // Only Lockstep writes here; whoever else did finds it among the dead letters.
                 tracing::error!(topic = record.topic, partition = record.partition, offset = record.offset, %error, "unreadable inbox record");
-                transaction.outputs.extend(self.intake.unreadable(&record, &error.to_string(), &self.metrics));
+                outputs.extend(self.intake.unreadable(record, &error.to_string(), &self.metrics));
+                None
             }
-        }
-        Ok(())
+        })
+    }
+
+    /// Lets every partition do what it is given, and what is due.
+    fn work(
+        &mut self,
+        mut given: BTreeMap<u32, Vec<Given>>,
+        records: usize,
+    ) -> Result<Vec<(u32, Done)>, ProcessorError> {
+        let changelog = self.settings.topics.state();
+        let place = work::Place {
+            publisher: &self.publisher,
+            bundle: &self.bundle,
+            settings: &self.settings,
+            changelog: &changelog,
+        };
+        let partitions = self.partitions.iter_mut();
+        let tasks = partitions.map(|(id, partition)| (*id, partition, given.remove(id).unwrap_or_default())).collect();
+        let done = self.hands.each(tasks, records, |(id, partition, given): (u32, &mut Partition, _)| {
+            place.work(partition, given).map(|done| (id, done))
+        });
+        done.into_iter().collect()
     }
 
     fn assigned(&mut self, partitions: &[(String, u32)]) -> Result<(), ProcessorError> {

@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Threads of one loop's restore, at most: a broker's disk and this process's share of the cores bound it, not their number.
+/// Threads of a restore, at most: a broker's disk and the cores bound it, not their number.
 const MOST_THREADS: usize = 4;
 /// Longest wait of a replay for records: how soon it notices that it is to stop.
 const WAIT: Duration = Duration::from_millis(50);
@@ -30,11 +30,10 @@ pub struct RestoreSettings {
     pub chunk: usize,
 }
 
-impl RestoreSettings {
-    /// For one of `loops` loops that share this machine.
-    pub fn of_loops(loops: usize) -> Self {
+impl Default for RestoreSettings {
+    fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads: (cores / loops.max(1)).clamp(1, MOST_THREADS), chunk: CHUNK }
+        Self { threads: cores.clamp(1, MOST_THREADS), chunk: CHUNK }
     }
 }
 

@@ -5,8 +5,6 @@
 pub mod health;
 pub mod log;
 pub mod metrics;
-mod share;
 
 pub use health::{Condition, Health, Heartbeat};
 pub use metrics::Metrics;
-pub use share::Share;

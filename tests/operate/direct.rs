@@ -44,3 +44,21 @@ fn an_event_does_not_overtake_what_lies_in_the_inbox() {
     house.hr("W1", 3, "Ada Lovelace");
     assert_eq!((messages(&house), house.names("W1").len()), (1, 3), "from then on nothing takes the inbox");
 }
+
+#[test]
+fn on_several_threads_the_same_comes_out_as_on_one() {
+    let workers: Vec<String> = (0..150).map(|n| format!("W{n}")).collect();
+    let told = |threads| {
+        let mut house = House::of_threads(5, threads);
+        house.settle();
+        for (sequence, name) in [(1, "Ada"), (2, "Ada B."), (3, "Ada Byron")] {
+            workers.iter().for_each(|worker| house.lay(worker, &event(worker, sequence, name)));
+        }
+        house.settle();
+        workers.iter().map(|worker| house.names(worker)).collect::<Vec<_>>()
+    };
+    let one = told(1);
+    let expected = [(Op::Create, "Ada"), (Op::Update, "Ada B."), (Op::Update, "Ada Byron")];
+    assert_eq!(one[0], expected.map(|(op, name)| (op, name.to_owned())));
+    assert_eq!(told(3), one);
+}

@@ -65,15 +65,20 @@ impl House {
 
     /// With so many inbox partitions; whoever is looked at more closely has to lie in the first.
     pub fn of(partitions: u32) -> Self {
-        Self::on(partitions, false)
+        Self::on(partitions, 1, false)
+    }
+
+    /// That step on so many threads.
+    pub fn of_threads(partitions: u32, threads: usize) -> Self {
+        Self::on(partitions, threads, false)
     }
 
     /// Whose processor takes everything through the inbox.
     pub fn through_inbox() -> Self {
-        Self::on(PARTITIONS, true)
+        Self::on(PARTITIONS, 1, true)
     }
 
-    fn on(partitions: u32, through_inbox: bool) -> Self {
+    fn on(partitions: u32, threads: usize, through_inbox: bool) -> Self {
         let clock = VirtualClock::at(Timestamp(1_700_000_000_000));
         let now: Now = Arc::new(clock.clone());
         let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(now));
@@ -82,7 +87,7 @@ impl House {
         let mut specs = topics::specs(&topics, &["wiki".into()], &wishes);
         specs.push(topics::source("hr.workers", 1));
         bus.create(&specs).unwrap();
-        Self::begin(clock, bus, MemoryStores::new(), bundle(&FILES), partitions, through_inbox)
+        Self::begin(clock, bus, MemoryStores::new(), bundle(&FILES), partitions, threads, through_inbox)
     }
 
     pub fn begin(
@@ -91,6 +96,7 @@ impl House {
         stores: MemoryStores,
         bundle: Arc<Bundle>,
         partitions: u32,
+        threads: usize,
         through_inbox: bool,
     ) -> Self {
         let topics = TopicNames::new("lockstep.");
@@ -106,6 +112,7 @@ impl House {
             cache_bytes: 0,
             record_bytes: 1 << 20,
             restore: RestoreSettings { threads: 0, chunk: 100 },
+            threads,
         };
         let sources = SourceDecoder::new(None, ["acme".into()].into(), 262_144);
         let processor = Processor::start(
@@ -134,7 +141,7 @@ impl House {
     pub fn taken_over(self, bundle: Arc<Bundle>) -> Self {
         let Self { clock, bus, processor, partitions, .. } = self;
         processor.stop().unwrap();
-        Self::begin(clock, bus, MemoryStores::new(), bundle, partitions, false)
+        Self::begin(clock, bus, MemoryStores::new(), bundle, partitions, 1, false)
     }
 
     /// HR says so, and everything that follows is done.

@@ -75,8 +75,7 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     introduce(&host.url, &token_file, &parts, &dir)?;
 
     let board = Board::start(&parts)?;
-    let mut running = parts.spawn_processors(1)?;
-    running.push(parts.spawn_lag()?);
+    let mut running = vec![parts.spawn_processor(1)?, parts.spawn_lag()?];
     for target in parts.bundle.targets() {
         running.push(parts.spawn_worker(&target.name)?);
     }

@@ -98,6 +98,7 @@ impl Town {
             through_inbox: false,
             cache_bytes: 1 << 20,
             restore,
+            threads: 2,
         };
         let sources = SourceDecoder::new(None, ["acme".into()].into(), 262_144);
         let publisher = Publisher::new(Arc::clone(&self.codec), Arc::clone(&metrics));
@@ -230,10 +231,6 @@ fn expel(group: &str, instance: &str) {
     assert_eq!((&answer[8..10], &answer[answer.len() - 2..]), ([0, 0].as_slice(), [0, 0].as_slice()), "{answer:?}");
 }
 
-fn default_restore() -> RestoreSettings {
-    RestoreSettings::of_loops(1)
-}
-
 /// Generations without a gap, and the last name is that of the last event.
 fn check_all(commands: &BTreeMap<String, Vec<(u64, String)>>, workers: usize, events: u32) {
     assert_eq!(commands.len(), workers);
@@ -251,7 +248,7 @@ fn a_rolling_restart_moves_nothing_but_what_is_restarted() {
     let town = Arc::new(Town::new());
     let names = ["p0", "p1", "p2"];
     let disks = names.map(|_| MemoryStores::new());
-    let start = |n: usize| town.start(names[n], Arc::new(disks[n].clone()), default_restore());
+    let start = |n: usize| town.start(names[n], Arc::new(disks[n].clone()), RestoreSettings::default());
     let mut running: Vec<Running> = (0..3).map(start).collect();
     until_settled(&running.iter().collect::<Vec<_>>());
 
@@ -291,7 +288,7 @@ fn a_rolling_restart_moves_nothing_but_what_is_restarted() {
 #[ignore = "needs Kafka: tests/run bus"]
 fn one_that_joins_takes_its_share_and_the_others_keep_theirs_in_memory() {
     let town = Town::new();
-    let restore = default_restore();
+    let restore = RestoreSettings::default();
     let first = town.start("p0", Arc::new(MemoryStores::new()), restore);
     first.until_ready();
     let workers: Vec<String> = (0..40).map(|n| format!("W{n}")).collect();
@@ -327,7 +324,9 @@ fn loops_that_share_a_disk_hand_partitions_over_without_a_replay() {
     let town = Town::new();
     let data = tempfile::tempdir().unwrap();
     let disk = DiskStores::open(data.path(), 32).unwrap();
-    let start = |name: &str| town.start(name, Arc::new(disk.clone()), RestoreSettings::of_loops(2));
+    let start = |name: &str| {
+        town.start(name, Arc::new(disk.clone()), RestoreSettings { threads: 1, ..RestoreSettings::default() })
+    };
     let (first, second) = (start("p-0"), start("p-1"));
     until_settled(&[&first, &second]);
     let workers: Vec<String> = (0..40).map(|n| format!("W{n}")).collect();
@@ -350,7 +349,7 @@ fn one_that_the_group_has_given_up_waits_for_its_partitions_and_does_not_restore
     let rounds = 30;
     // It takes that long until it learns that it is no member any more.
     let town = Arc::new(Town { properties: &[("heartbeat.interval.ms", "2900")], ..Town::new() });
-    let processor = town.start("p0", Arc::new(MemoryStores::new()), default_restore());
+    let processor = town.start("p0", Arc::new(MemoryStores::new()), RestoreSettings::default());
     processor.until_ready();
     let loaded = Arc::clone(&town);
     let load = std::thread::spawn(move || {
@@ -392,7 +391,7 @@ fn a_partition_that_is_restored_holds_up_no_other() {
 
     // Enough people that some live in that partition and some don't.
     const PEOPLE: usize = 24;
-    let processor = town.start("p0", Arc::new(MemoryStores::new()), default_restore());
+    let processor = town.start("p0", Arc::new(MemoryStores::new()), RestoreSettings::default());
     town.hr((0..PEOPLE).map(|n| (format!("W{n}"), 1)));
     let left = || processor.metrics.restore_remaining_records.of(["0"]).get();
     town.until_commands(1);

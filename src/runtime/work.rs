@@ -1,0 +1,97 @@
+//! What a batch asks of each partition, done by as many threads as the processor has: partitions share nothing.
+
+use super::outputs::{Counted, OutputError, Publisher};
+use super::partition::{Emitted, Partition};
+use super::processor::{ProcessorError, ProcessorSettings};
+use crate::bus::Outgoing;
+use crate::model::Message;
+use crate::rules::Bundle;
+use rayon::ThreadPool;
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Timers fired for one partition in one turn, and identities swept: a bounded share, behind live traffic.
+const TIMERS_A_TURN: usize = 200;
+const SWEPT_A_TURN: usize = 50;
+/// Fewer records than this are done sooner than another thread is awake.
+const WORTH_SHARING: usize = 64;
+
+/// The threads.
+pub(super) struct Hands(Option<ThreadPool>);
+
+impl Hands {
+    /// One: that of the caller.
+    pub fn new(threads: usize) -> Result<Self, ProcessorError> {
+        if threads <= 1 {
+            return Ok(Self(None));
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("step {n}")).build();
+        pool.map(|pool| Self(Some(pool))).map_err(|error| ProcessorError::Threads(error.to_string()))
+    }
+
+    /// Of each item, in their order.
+    pub fn each<T: Send, R: Send>(&self, items: Vec<T>, records: usize, work: impl Fn(T) -> R + Send + Sync) -> Vec<R> {
+        match &self.0 {
+            Some(pool) if records >= WORTH_SHARING => pool.install(|| items.into_par_iter().map(work).collect()),
+            _ => items.into_iter().map(work).collect(),
+        }
+    }
+}
+
+/// What a partition is given, in order.
+pub(super) enum Given {
+    Message(Box<Message>),
+    Switch(Arc<Bundle>),
+    /// To switch to rules that this release can't use.
+    Refuse(String),
+}
+
+/// What came of it, for the transaction.
+#[derive(Default)]
+pub(super) struct Done {
+    pub outputs: Vec<Outgoing>,
+    pub counted: Vec<Counted>,
+    /// Changelog records among the outputs.
+    pub written: i64,
+    pub steps: BTreeMap<(&'static str, &'static str), u64>,
+    /// There is more to do at once.
+    pub more: bool,
+}
+
+/// What is the same for every partition.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub publisher: &'a Publisher,
+    pub bundle: &'a Bundle,
+    pub settings: &'a ProcessorSettings,
+    pub changelog: &'a str,
+}
+
+impl Place<'_> {
+    pub fn work(self, partition: &mut Partition, given: Vec<Given>) -> Result<Done, ProcessorError> {
+        let (mut done, mut emitted) = (Done::default(), Emitted::default());
+        for one in given {
+            match one {
+                Given::Message(message) => partition.deliver(*message, &mut emitted)?,
+                Given::Switch(bundle) => partition.switch(bundle),
+                Given::Refuse(hash) => partition.refuse(&hash),
+            }
+        }
+        done.more = partition.fire_timers(TIMERS_A_TURN, &mut emitted)?;
+        partition.sweep(SWEPT_A_TURN, &mut emitted)?;
+        done.more |= partition.is_sweeping();
+        for step in &emitted.steps {
+            *done.steps.entry(*step).or_default() += 1;
+        }
+        self.publish(emitted, &mut done)?;
+        let records = partition.changelog(self.changelog);
+        done.written = records.len() as i64;
+        done.outputs.extend(records);
+        Ok(done)
+    }
+
+    fn publish(self, emitted: Emitted, done: &mut Done) -> Result<(), OutputError> {
+        self.publisher.publish(self.bundle, self.settings, emitted, &mut done.outputs, &mut done.counted)
+    }
+}
