@@ -76,6 +76,7 @@ pub struct Parts {
     pub installation: Installation,
     pub bundle: Arc<Bundle>,
     pub layout: Layout,
+    /// The installation's folder, the same for all its processes of this host: what `${data}` stands for.
     pub data: PathBuf,
     pub instance: String,
     pub bus: Arc<dyn Bus>,
@@ -95,23 +96,24 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Opens bus and stores below `data`, and sees to the topics: the embedded bus makes its own, on Kafka they are checked.
-    /// Brokers that are away are waited for. None: cancelled meanwhile.
+    /// Opens the bus and, below `state`, the stores, and sees to the topics: the embedded bus makes its own, on Kafka they are
+    /// checked. Brokers that are away are waited for. None: cancelled meanwhile.
     pub fn open(
         config: Config,
         data: &Path,
+        state: &Path,
         instance: String,
         runtime: &Handle,
         cancel: CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
-        runtime::create_data_dir(data)?;
+        runtime::create_data_dir(state)?;
         let layout = Layout::of(&config);
         let metrics = Metrics::new();
         let Some(bus) = runtime::until_reached(&cancel, || checked_bus(&config, &layout, data, &metrics))? else {
             return Ok(None);
         };
         let Config { installation, bundle, .. } = config;
-        let stores = DiskStores::open(data, installation.store_mib()).map_err(|error| {
+        let stores = DiskStores::open(state, installation.store_mib()).map_err(|error| {
             Failure::new(Exit::Failed, error.to_string()).help("each process needs a --data of its own")
         })?;
         let registry = runtime::registry(&installation, data)?;

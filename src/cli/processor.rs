@@ -59,8 +59,8 @@ pub fn run_loops(
     let tokio = runtime::tokio()?;
     let cancel = runtime::cancelled_by_signals(&tokio)?;
     runtime::create_data_dir(&common.data)?;
-    let data = common.data.join(folder);
-    let Some(parts) = Parts::open(config, &data, instance, tokio.handle(), cancel.clone())? else {
+    let state = common.data.join(folder);
+    let Some(parts) = Parts::open(config, &common.data, &state, instance, tokio.handle(), cancel.clone())? else {
         return Ok(Exit::Done.into());
     };
     let listener = tokio.block_on(api::listen(&listen.to_string())).map_err(|error| {

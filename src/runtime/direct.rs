@@ -98,7 +98,6 @@ impl Direct {
                         (Some(at), Some(end)) if end - at <= NEAR => Way::Marking { from: end },
                         _ => later,
                     };
-                    tracing::debug!(partition, ?way, "events' way");
                 }
                 Way::Marked { since, .. } if since.plus(PATIENCE) <= now => {
                     *way = later;

@@ -401,6 +401,7 @@ fn a_damaged_disk_is_set_aside_and_begun_anew() {
         for n in 0..400_u32 {
             store.apply(&[put(&n.to_be_bytes(), &"x".repeat(10_000))], 5).unwrap();
         }
+        wait_for_a_table(data.path());
         drop((store, stores));
         damage(&data.path().join("state"));
         let stores = disk(data.path());
@@ -443,6 +444,7 @@ fn damage_that_shows_while_it_runs_is_remembered_for_the_next_start() {
     for n in 0..400_u32 {
         store.apply(&[put(&n.to_be_bytes(), &format!("{n}").repeat(5000))], 5).unwrap();
     }
+    wait_for_a_table(data.path());
     drop((store, stores));
     for table in std::fs::read_dir(data.path().join("state/keyspaces/1/tables")).unwrap() {
         overwrite(&table.unwrap().path(), 100, &[0x5a; 5000]);
@@ -460,6 +462,16 @@ fn overwrite(file: &Path, at: u64, bytes: &[u8]) {
     use std::io::{Seek as _, SeekFrom, Write as _};
     let mut file = std::fs::File::options().write(true).open(file).unwrap();
     file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(bytes)).unwrap();
+}
+
+/// Memory is written to a table by a thread of the store's own, when it comes to it.
+fn wait_for_a_table(data: &Path) {
+    let tables = data.join("state/keyspaces/1/tables");
+    let until = Instant::now() + Duration::from_secs(30);
+    while std::fs::read_dir(&tables).map_or(0, Iterator::count) == 0 {
+        assert!(Instant::now() < until, "no table in {}", tables.display());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Cuts the files of a folder to half of what they were.

@@ -18,7 +18,7 @@ fn a_process_is_ready_when_all_of_it_runs_and_says_what_it_waits_for() {
         }
         Some(text)
     });
-    for part in ["bus: answers", "api: read model caught up", "processor 0: restored", "worker wiki: restored"] {
+    for part in ["bus: answers", "api: read model caught up", "processor: restored", "worker wiki: restored"] {
         assert!(ready.contains(&format!("{part} ... yes\n")), "{ready}");
     }
     assert!(waited.iter().all(|text| text.contains(" ... no: ")), "{waited:?}");

@@ -52,7 +52,7 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     let tokio = runtime::tokio()?;
     let cancel = runtime::cancelled_by_signals(&tokio)?;
     let instance = loops::default_instance();
-    let Some(parts) = Parts::open(config, &common.data, instance, tokio.handle(), cancel.clone())? else {
+    let Some(parts) = Parts::open(config, &common.data, &common.data, instance, tokio.handle(), cancel.clone())? else {
         return Ok(Exit::Done.into());
     };
     let token = Token::open_or_create(&common.data)?;
