@@ -273,7 +273,9 @@ fn deadline_passed(step: &mut Step, me: &Me, target: &TargetName) -> Result<(), 
         return Ok(());
     }
     let waits = match (&row.removal, row.dead) {
-        (Removal::Held { .. } | Removal::Asked { .. }, _) => "held by the Guard; see `lockstep guard list`",
+        (Removal::Held { .. }, _) => "held by the Guard; see `lockstep guard list`",
+        // Of an event whose deadline is over when it comes in, nobody can have answered yet.
+        (Removal::Asked { .. }, _) => "the Guard was asked and has not answered yet",
         (_, true) => "a dead letter; see `lockstep dlq list`",
         _ => "not verified by the target yet",
     };

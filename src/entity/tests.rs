@@ -4,6 +4,7 @@
 
 mod bounds;
 mod leaver;
+mod overdue;
 
 use super::*;
 use crate::model::{
@@ -56,6 +57,8 @@ struct Town {
     commands: Vec<Command>,
     decisions: Vec<(Option<String>, DecisionKind)>,
     alerts: Vec<(AlertKind, AlertState)>,
+    /// What they say.
+    said: Vec<String>,
     events: u64,
     /// Continue messages that were handled.
     continued: usize,
@@ -91,6 +94,7 @@ impl Town {
             commands: Vec::new(),
             decisions: Vec::new(),
             alerts: Vec::new(),
+            said: Vec::new(),
             events: 0,
             continued: 0,
         }
@@ -121,7 +125,10 @@ impl Town {
                     Effect::Emit(Emission::Decision(decision)) => {
                         self.decisions.push((decision.target.map(|target| target.to_string()), decision.kind));
                     }
-                    Effect::Emit(Emission::Alert(alert)) => self.alerts.push((alert.kind, alert.state)),
+                    Effect::Emit(Emission::Alert(alert)) => {
+                        self.alerts.push((alert.kind, alert.state));
+                        self.said.push(alert.message);
+                    }
                     Effect::Emit(Emission::DeadLetterClosed { .. }) => {}
                 }
             }
@@ -319,46 +326,6 @@ fn a_leaver_is_disabled_and_the_clock_stops_with_the_verified_result() {
     assert!(town.account("1", "wiki").clock.is_some(), "each target has its own clock");
     let verified = DecisionKind::DeprovisionVerified { effective: left, verified: town.now };
     assert_eq!(town.decided(&verified), 1);
-}
-
-#[test]
-fn a_deadline_that_passes_is_alerted_once_and_resolved_when_access_is_gone() {
-    let mut town = Town::new();
-    town.hire("1", "Engineering");
-    town.verify_all();
-    town.commanded();
-    town.fire("1");
-    town.pass(3 * DAY);
-    let overdue = |town: &Town, state| {
-        town.alerts.iter().filter(|alert| **alert == (AlertKind::DeprovisionOverdue, state)).count()
-    };
-    assert_eq!((overdue(&town, AlertState::Raised), overdue(&town, AlertState::Resolved)), (2, 0));
-    assert!(town.timers.keys().any(|(_, name)| name == "deadline/wiki"), "an open clock always has a live timer");
-    town.verify_all();
-    assert_eq!(overdue(&town, AlertState::Resolved), 2);
-    assert!(!town.timers.keys().any(|(_, name)| name.starts_with("deadline/")));
-}
-
-#[test]
-fn what_was_late_is_alerted_on_even_if_nobody_looked_at_the_deadline() {
-    let overdue = |town: &Town, state| {
-        town.alerts.iter().filter(|alert| **alert == (AlertKind::DeprovisionOverdue, state)).count()
-    };
-    for (later, returns, alerts) in [(HOUR, false, 2), (HOUR, true, 2), (1_000, false, 0), (1_000, true, 0)] {
-        let mut town = Town::new();
-        town.hire("1", "Engineering");
-        town.verify_all();
-        town.fire("1");
-        // No processor runs meanwhile: the result, or the return, is handled before the timer has its turn.
-        town.now = Timestamp(town.now.0 + later);
-        if returns {
-            town.hire("1", "Engineering")
-        } else {
-            town.verify_all()
-        }
-        let seen = (overdue(&town, AlertState::Raised), overdue(&town, AlertState::Resolved));
-        assert_eq!(seen, (alerts, alerts), "{later} ms later, back again: {returns}");
-    }
 }
 
 #[test]
