@@ -4,12 +4,12 @@
 //! each goes on byte for byte, and what intake can't decode ends in `source-dead-letters`. All events of a request are
 //! taken or none is.
 
-use super::{Api, Refusal};
+use super::{Api, Refusal, query};
 use crate::bus::{BusError, Outgoing};
 use crate::model::SourceName;
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use futures::StreamExt;
 use serde::Deserialize;
@@ -60,11 +60,11 @@ fn request_bytes(event_bytes: usize) -> usize {
 pub(super) async fn post(
     State(api): State<Arc<Api>>,
     Path(source): Path<String>,
-    Query(parameters): Query<Parameters>,
     request: Request,
 ) -> Result<(StatusCode, Json<serde_json::Value>), Refusal> {
     let intake = api.sources.get(&SourceName(source.clone().into())).ok_or_else(|| unknown_source(&api, &source))?;
-    let topic = topic_of(intake, &source, parameters.topic)?;
+    let Parameters { topic } = query::parameters(request.uri())?;
+    let topic = topic_of(intake, &source, topic)?;
     let headers = request.headers().clone();
     let body = body(request, request_bytes(api.event_bytes)).await?;
     let (events, split) = events(&body, intake.json, content_type(&headers));
@@ -115,12 +115,11 @@ pub(super) async fn append(api: &Arc<Api>, records: Vec<Outgoing>) -> Result<(),
 }
 
 fn unknown_source(api: &Api, source: &str) -> Refusal {
-    let known: Vec<_> = api.sources.keys().map(SourceName::as_str).collect();
-    let remedy = match known.is_empty() {
-        true => "the config declares no source: add one under sources/".to_owned(),
-        false => format!("known sources: {}", known.join(", ")),
-    };
-    Refusal::not_found(format!("no source is called {source:?}"), remedy)
+    if api.sources.is_empty() {
+        let remedy = "the config declares no source: add one under sources/";
+        return Refusal::not_found(format!("no source is called {source:?}"), remedy);
+    }
+    Refusal::unknown("source", source, api.sources.keys().map(SourceName::as_str))
 }
 
 fn topic_of(intake: &EventIntake, source: &str, wanted: Option<String>) -> Result<String, Refusal> {

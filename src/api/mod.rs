@@ -23,7 +23,7 @@ pub use token::{Token, TokenError};
 use crate::bus::Bus;
 use crate::codec::public::PublicCodec;
 use crate::model::topic::TopicNames;
-use crate::model::{SourceName, TenantId};
+use crate::model::{SourceName, TargetName, TenantId};
 use crate::telemetry::{Health, Metrics};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -56,6 +56,7 @@ pub struct Parts {
     pub bus: Arc<dyn Bus>,
     pub topics: TopicNames,
     pub tenants: Vec<TenantId>,
+    pub targets: Vec<TargetName>,
     pub sources: BTreeMap<SourceName, EventIntake>,
     /// Largest event.
     pub event_bytes: usize,
@@ -71,6 +72,7 @@ struct Api {
     bus: Arc<dyn Bus>,
     topics: TopicNames,
     tenants: Vec<TenantId>,
+    targets: Vec<TargetName>,
     sources: BTreeMap<SourceName, EventIntake>,
     event_bytes: usize,
     token: Token,
@@ -84,6 +86,22 @@ struct Api {
     questions: Arc<Semaphore>,
 }
 
+impl Api {
+    fn knows_tenant(&self, tenant: &TenantId) -> Result<(), Refusal> {
+        match self.tenants.contains(tenant) {
+            true => Ok(()),
+            false => Err(Refusal::unknown("tenant", tenant.as_str(), self.tenants.iter().map(TenantId::as_str))),
+        }
+    }
+
+    fn knows_target(&self, target: &TargetName) -> Result<(), Refusal> {
+        match self.targets.contains(target) {
+            true => Ok(()),
+            false => Err(Refusal::unknown("target", target.as_str(), self.targets.iter().map(TargetName::as_str))),
+        }
+    }
+}
+
 /// Listens; port 0 takes a free one.
 pub async fn listen(address: &str) -> Result<TcpListener, ApiError> {
     TcpListener::bind(address).await.map_err(|reason| ApiError::Listen { address: address.to_owned(), reason })
@@ -91,13 +109,14 @@ pub async fn listen(address: &str) -> Result<TcpListener, ApiError> {
 
 /// All routes of the api; other pages may be merged to it.
 pub fn router(parts: Parts) -> Router {
-    let Parts { bus, topics, tenants, sources, event_bytes, token, model, codec, metrics, health } = parts;
+    let Parts { bus, topics, tenants, targets, sources, event_bytes, token, model, codec, metrics, health } = parts;
     let appends = Arc::new(Semaphore::new(event::APPENDS));
     let questions = Arc::new(Semaphore::new(rejected::QUESTIONS));
     let api = Arc::new(Api {
         bus,
         topics,
         tenants,
+        targets,
         sources,
         event_bytes,
         token,

@@ -93,13 +93,7 @@ async fn guard(
     action: impl FnOnce(Option<TargetName>, Option<AccountId>) -> Action,
 ) -> Answer {
     let tenant = TenantId(tenant.into());
-    if !api.tenants.contains(&tenant) {
-        let known: Vec<_> = api.tenants.iter().map(TenantId::as_str).collect();
-        return Err(Refusal::not_found(
-            format!("no tenant is called {:?}", tenant.as_str()),
-            format!("known tenants: {}", known.join(", ")),
-        ));
-    }
+    api.knows_tenant(&tenant)?;
     let scope: Scope = match body.trim_ascii() {
         b"" => Scope::default(),
         text => serde_json::from_slice(text).map_err(|error| {

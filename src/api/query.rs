@@ -5,7 +5,10 @@ use super::view::AboutSomebody;
 use super::{Api, Refusal};
 use crate::model::{IdentityId, TargetName, TenantId, Timestamp};
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::http::Uri;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -27,6 +30,18 @@ pub(super) struct Filter {
 }
 
 type Answer = Result<Json<Value>, Refusal>;
+
+/// What the query says of a tenant or a target that isn't there is a mistake, and no empty list.
+impl FromRequestParts<Arc<Api>> for Filter {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
+        let filter: Self = parameters(&parts.uri)?;
+        filter.tenant.as_ref().map_or(Ok(()), |tenant| api.knows_tenant(tenant))?;
+        filter.target.as_ref().map_or(Ok(()), |target| api.knows_target(target))?;
+        Ok(filter)
+    }
+}
 
 impl Filter {
     fn limit(&self) -> usize {
@@ -71,7 +86,7 @@ async fn asked<T: Serialize + Send + 'static>(
     Ok(Json(json!(answer?)))
 }
 
-pub(super) async fn identities(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
+pub(super) async fn identities(State(api): State<Arc<Api>>, filter: Filter) -> Answer {
     let after = filter.after.as_deref().map(|text| hex::decode(text).map_err(|_| bad_cursor())).transpose()?;
     asked(api, move |_, rows| {
         let (tenant, search) = (filter.tenant.as_ref(), filter.q.as_deref());
@@ -81,11 +96,7 @@ pub(super) async fn identities(State(api): State<Arc<Api>>, Query(filter): Query
     .await
 }
 
-pub(super) async fn identity(
-    State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-    Query(filter): Query<Filter>,
-) -> Answer {
+pub(super) async fn identity(State(api): State<Arc<Api>>, Path(id): Path<String>, filter: Filter) -> Answer {
     asked(api, move |api, rows| {
         let id = IdentityId(id.into());
         let mut tenants = api.tenants.iter().filter(|tenant| is(filter.tenant.as_ref(), *tenant));
@@ -100,14 +111,14 @@ pub(super) async fn identity(
     .await
 }
 
-pub(super) async fn dead_letters(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
+pub(super) async fn dead_letters(State(api): State<Arc<Api>>, filter: Filter) -> Answer {
     asked(api, move |_, rows| {
         filter.named_page(rows, rows.dead_letter_lines(filter.tenant.as_ref(), filter.target.as_ref()))
     })
     .await
 }
 
-pub(super) async fn guard(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
+pub(super) async fn guard(State(api): State<Arc<Api>>, filter: Filter) -> Answer {
     asked(api, move |_, rows| {
         let mut all = rows.held(filter.tenant.as_ref());
         all.retain(|held| is(filter.target.as_ref(), &held.target));
@@ -116,7 +127,7 @@ pub(super) async fn guard(State(api): State<Arc<Api>>, Query(filter): Query<Filt
     .await
 }
 
-pub(super) async fn deprovisions(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
+pub(super) async fn deprovisions(State(api): State<Arc<Api>>, filter: Filter) -> Answer {
     asked(api, move |_, rows| {
         let now = Timestamp(jiff::Timestamp::now().as_millisecond());
         let mut all = rows.deprovisions(filter.tenant.as_ref(), now);
@@ -128,7 +139,7 @@ pub(super) async fn deprovisions(State(api): State<Arc<Api>>, Query(filter): Que
     .await
 }
 
-pub(super) async fn quarantine(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
+pub(super) async fn quarantine(State(api): State<Arc<Api>>, filter: Filter) -> Answer {
     asked(api, move |_, rows| filter.page(rows.quarantined(filter.tenant.as_ref()))).await
 }
 
@@ -144,12 +155,23 @@ pub(super) fn not_quarantined(id: &str) -> Refusal {
     )
 }
 
-pub(super) async fn results(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
+pub(super) async fn results(State(api): State<Arc<Api>>, filter: Filter) -> Answer {
     asked(api, move |_, rows| filter.named_page(rows, rows.recent_results(filter.tenant.as_ref()))).await
 }
 
 fn is<T: PartialEq>(wanted: Option<&T>, found: &T) -> bool {
     wanted.is_none_or(|wanted| wanted == found)
+}
+
+/// The parameters behind a request's `?`.
+pub(super) fn parameters<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
+    let read = Query::try_from_uri(uri).map(|Query(read)| read);
+    read.map_err(|error| {
+        Refusal::bad_request(
+            format!("the query can't be read: {}", error.body_text()),
+            "`limit` is a number; a value's special characters are written as %XX",
+        )
+    })
 }
 
 pub(super) fn bad_cursor() -> Refusal {

@@ -32,6 +32,12 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, error, remedy)
     }
 
+    /// There is nothing of that name; what there is instead is named.
+    pub fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Self {
+        let known: Vec<&str> = known.collect();
+        Self::not_found(format!("no {what} is called {name:?}"), format!("known {what}s: {}", known.join(", ")))
+    }
+
     pub fn bad_request(error: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error, remedy)
     }

@@ -7,11 +7,14 @@
 use super::{Api, Refusal};
 use crate::bus::{Bus, BusError, Ends, Incoming, Reader};
 use crate::codec::cloudevents::header;
-use crate::codec::source::{self, Part};
+use crate::codec::source::{self, Part, Reason};
+use crate::runtime::Why;
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::request::Parts;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,9 +46,26 @@ pub(super) struct Filter {
 
 type Answer = Result<Json<Value>, Refusal>;
 
+/// A reason that isn't there is a mistake, and no empty list.
+impl FromRequestParts<Arc<Api>> for Filter {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self, Refusal> {
+        let filter: Self = super::query::parameters(&parts.uri)?;
+        let known: BTreeSet<&str> =
+            Reason::ALL.map(Reason::as_str).into_iter().chain(Why::ALL.map(Why::as_str)).collect();
+        match &filter.reason {
+            Some(reason) if !known.contains(reason.as_str()) => {
+                Err(Refusal::unknown("reason", reason, known.into_iter()))
+            }
+            _ => Ok(filter),
+        }
+    }
+}
+
 /// The newest first. A page is what a stretch of the topic holds of what was asked for, so it may be short, and there is more
 /// as long as `next` says so.
-pub(super) async fn list(State(api): State<Arc<Api>>, Query(filter): Query<Filter>) -> Answer {
+pub(super) async fn list(State(api): State<Arc<Api>>, filter: Filter) -> Answer {
     let before = match &filter.after {
         None => None,
         Some(text) => Some(text.parse::<i64>().map_err(|_| super::query::bad_cursor())?),

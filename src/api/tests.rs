@@ -81,7 +81,8 @@ impl Running {
         let router = router(Parts {
             bus: Arc::clone(&bus),
             topics: topics.clone(),
-            tenants: vec!["acme".into()],
+            tenants: vec!["acme".into(), "umbrella".into()],
+            targets: vec!["directory".into(), "wiki".into()],
             sources: BTreeMap::from([("hr".into(), intake)]),
             event_bytes: EVENT_BYTES,
             token,
@@ -249,6 +250,37 @@ fn what_is_refused_says_why_and_what_to_do_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_query_that_cannot_be_read_or_names_what_is_not_there_is_refused_with_a_remedy() {
+    let api = Running::start();
+    for (path, status, error, remedy) in [
+        ("/v1/identities?limit=abc", 400, "limit", "`limit` is a number"),
+        ("/v1/source-dead-letters?limit=-1", 400, "limit", "`limit` is a number"),
+        ("/v1/identities?tenant=nope", 404, "no tenant is called \"nope\"", "known tenants: acme, umbrella"),
+        ("/v1/identities/x?tenant=nope", 404, "no tenant is called \"nope\"", "known tenants: acme, umbrella"),
+        ("/v1/guard?tenant=nope", 404, "no tenant is called \"nope\"", "known tenants: acme, umbrella"),
+        ("/v1/results?tenant=nope", 404, "no tenant is called \"nope\"", "known tenants: acme, umbrella"),
+        ("/v1/quarantine?tenant=nope", 404, "no tenant is called \"nope\"", "known tenants: acme, umbrella"),
+        ("/v1/dead-letters?tenant=nope", 404, "no tenant is called \"nope\"", "known tenants: acme, umbrella"),
+        ("/v1/dead-letters?target=nope", 404, "no target is called \"nope\"", "known targets: directory, wiki"),
+        ("/v1/deprovisions?target=nope", 404, "no target is called \"nope\"", "known targets: directory, wiki"),
+        (
+            "/v1/source-dead-letters?reason=nope",
+            404,
+            "no reason is called \"nope\"",
+            "known reasons: missing_required, no_id",
+        ),
+    ] {
+        let (answered, answer) = api.get(path);
+        assert_eq!(answered, status, "{path}: {answer}");
+        let text = |field: &str| answer[field].as_str().unwrap_or_default().to_owned();
+        assert!(text("error").contains(error) && text("remedy").starts_with(remedy), "{path}: {answer}");
+    }
+    for reason in ["quarantine_full", "skipped", "unreadable"] {
+        assert_eq!(api.get(&format!("/v1/source-dead-letters?reason={reason}")).0, 200, "{reason}");
+    }
+}
+
+#[test]
 fn without_the_token_nothing_is_shown_but_health_and_metrics() {
     let api = Running::start();
     for path in [
@@ -309,7 +341,7 @@ fn identities_are_listed_searched_and_shown_as_they_change() {
     let rest = api.list(&format!("/v1/identities?limit=2&tenant=acme&after={}", first["next"].as_str().unwrap()), 1);
     assert_eq!((&rest["items"][0]["identity"], &rest["next"]), (&json!("id-3"), &Value::Null));
     assert_eq!(api.list("/v1/identities?q=LOVE-ID-2", 1)["items"][0]["identity"], "id-2");
-    api.list("/v1/identities?tenant=other", 0);
+    api.list("/v1/identities?tenant=umbrella", 0);
     assert_eq!(api.get("/v1/identities?after=zz").0, 400);
 
     let (status, page) = api.get("/v1/identities/id-2");
@@ -464,7 +496,7 @@ fn a_quarantined_entity_is_listed_shown_retried_and_skipped_by_an_id_that_tells_
     let line = &list["items"][0];
     assert_eq!((&line["entity"], &line["waiting"]), (&json!("index acme/mail"), &json!(2)), "{line}");
     assert!(!list.to_string().contains("ada@"), "{list}");
-    api.list("/v1/quarantine?tenant=other", 0);
+    api.list("/v1/quarantine?tenant=umbrella", 0);
 
     let path = format!("/v1/quarantine/{}", line["id"].as_str().unwrap());
     let (status, page) = api.get(&path);

@@ -60,6 +60,7 @@ impl Host {
             bus,
             topics: installation.topics.clone(),
             tenants: installation.tenants.clone(),
+            targets,
             sources: sources(&bundle),
             event_bytes: installation.event_bytes,
             token,

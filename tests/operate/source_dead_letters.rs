@@ -79,3 +79,22 @@ fn somebody_whose_records_are_gone_keeps_a_name_and_is_found_by_it() {
     let list = shop.lockstep(&["identities", "list", "--search", "Family20001"]);
     assert!(list.contains("Given20001 Family20001") && list.contains("ended"), "{list}");
 }
+
+#[test]
+fn a_list_of_what_is_not_there_fails_and_says_what_there_is() {
+    let shop = Shop::new();
+    let _dev = shop.start();
+    for (args, known) in [
+        (&["dlq", "list", "--target", "nope"][..], "known targets: directory, wiki"),
+        (&["dlq", "list", "--tenant", "nope"], "known tenants: acme"),
+        (&["guard", "list", "--tenant", "nope"], "known tenants: acme"),
+        (&["guard", "list", "--target", "nope"], "known targets: directory, wiki"),
+        (&["identities", "list", "--tenant", "nope"], "known tenants: acme"),
+        (&["quarantine", "list", "--tenant", "nope"], "known tenants: acme"),
+        (&["source-dead-letters", "list", "--reason", "nope"], "known reasons: "),
+    ] {
+        let (status, out, error) = shop.try_lockstep(args, "");
+        assert_eq!((status, out.as_str()), (1, ""), "{args:?}: {error}");
+        assert!(error.contains("is called \"nope\"") && error.contains(&format!("help: {known}")), "{args:?}: {error}");
+    }
+}
