@@ -22,7 +22,7 @@ const REQUEST_TIME_OUT: Duration = Duration::from_secs(30);
 #[derive(clap::Args, Clone, Debug)]
 pub struct Server {
     /// Where `dev` or `serve` listens [default: as the one of --data says, else http://127.0.0.1:7070]
-    #[arg(long, global = true, value_name = "URL", env = "LOCKSTEP_URL", hide_env = true)]
+    #[arg(long, global = true, value_name = "URL", env = "LOCKSTEP_URL", hide_env = true, value_parser = http_url)]
     pub url: Option<String>,
     /// The file with the api's token [default: `token` in --data]
     #[arg(long, global = true, value_name = "FILE")]
@@ -71,7 +71,7 @@ impl Client {
     /// To the api of a running `dev` or `serve`, as the command line names it.
     pub fn of(common: &Common, server: &Server) -> anyhow::Result<Self> {
         let token_file = server.token_file.clone().unwrap_or_else(|| Token::path(&common.data));
-        let token = Token::read(&token_file).map_err(|error| no_token(&token_file, error))?;
+        let token = Token::read(&token_file).map_err(|error| no_token(server, &token_file, error))?;
         let url = match &server.url {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => std::fs::read_to_string(common.data.join(URL_FILE))
@@ -165,15 +165,60 @@ impl Client {
     }
 }
 
-fn no_token(path: &Path, error: TokenError) -> anyhow::Error {
-    let what = match &error {
+/// As it was written, where it is one.
+fn http_url(text: &str) -> Result<String, String> {
+    match reqwest::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(text.to_owned()),
+        Ok(_) => Err(format!("it doesn't begin with http:// or https://; one is {DEFAULT_URL}")),
+        Err(error) => Err(format!("it is no URL ({error}); one is {DEFAULT_URL}")),
+    }
+}
+
+fn no_token(server: &Server, path: &Path, error: TokenError) -> anyhow::Error {
+    let (exit, what) = match &error {
         TokenError::File { reason, .. } if reason.kind() == std::io::ErrorKind::NotFound => {
-            format!("no token at {}", path.display())
+            // Nobody was named, and whoever had run with this data folder would have made one.
+            let exit =
+                if server.url.is_none() && server.token_file.is_none() { Exit::Unreachable } else { Exit::Failed };
+            (exit, format!("no token at {}", path.display()))
         }
-        other => other.to_string(),
+        other => (Exit::Failed, other.to_string()),
     };
-    Failure::new(Exit::Failed, what)
+    Failure::new(exit, what)
         .help("`lockstep dev` and `lockstep serve` make one at their first start, in the folder of --data")
         .help("name another file with --token-file")
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_url_of_http_is_said_to_be_none() {
+        for good in [DEFAULT_URL, "https://lockstep.example.com/", "http://[::1]:7070"] {
+            assert_eq!(http_url(good).as_deref(), Ok(good));
+        }
+        for bad in ["notaurl", "", "http://", "http://host:port", "/v1"] {
+            assert!(http_url(bad).unwrap_err().starts_with("it is no URL"), "{bad}");
+        }
+        for bad in ["localhost:7070", "ftp://127.0.0.1"] {
+            assert!(http_url(bad).unwrap_err().starts_with("it doesn't begin with http://"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn without_a_token_nothing_runs_unless_somebody_was_named() {
+        let data = tempfile::tempdir().unwrap();
+        let common = Common { config: None, data: data.path().to_owned() };
+        let exit = |url: Option<&str>, token_file: Option<&str>| {
+            let server =
+                Server { url: url.map(str::to_owned), token_file: token_file.map(PathBuf::from), direct: false };
+            let error = Client::of(&common, &server).err().unwrap();
+            error.downcast_ref::<Failure>().unwrap().exit()
+        };
+        assert_eq!(exit(None, None), Exit::Unreachable);
+        assert_eq!(exit(Some(DEFAULT_URL), None), Exit::Failed);
+        assert_eq!(exit(None, Some("/nonexistent/token")), Exit::Failed);
+    }
 }

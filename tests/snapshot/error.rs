@@ -131,6 +131,11 @@ fn nobody_listens() {
 }
 
 #[test]
+fn a_url_that_is_none() {
+    insta::assert_snapshot!(Here::new().run(&["guard", "list", "--url", "notaurl"]));
+}
+
+#[test]
 fn somebody_else_listens() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
