@@ -100,9 +100,8 @@ fn operate(reach: &Reach, which: &Which, verb: &str, done: &str, json: bool) -> 
 fn show_list(items: &[Value]) -> anyhow::Result<()> {
     let mut table = out::table(&["TARGET", "ACCOUNT", "NAME", "OP", "SINCE", "ERROR", "MESSAGE"]);
     for item in items {
-        table.add_row(
-            ["target", "account", "name", "op", "at", "error", "message"].map(|field| out::text(&item[field])),
-        );
+        let fields = ["target", "account", "name", "op", "at", "error", "message"];
+        table.add_row(fields.map(|field| out::cell(item, field)));
     }
     out::show(&table, "no dead letter")
 }

@@ -120,7 +120,7 @@ fn show_list(items: &[Value]) -> anyhow::Result<()> {
     let mut table = out::table(&["TENANT", "TARGET", "SOURCE", "NAME", "SINCE", "ACCOUNT", "CAUSE"]);
     for item in items {
         let fields = ["tenant", "target", "source", "name", "since", "account", "cause"];
-        table.add_row(fields.map(|field| out::text(&item[field])));
+        table.add_row(fields.map(|field| out::cell(item, field)));
     }
     out::show(&table, "nothing is held")
 }

@@ -72,7 +72,7 @@ fn show_list(items: &[Value]) -> anyhow::Result<()> {
         let accounts: Vec<String> = item["accounts"].as_array().into_iter().flatten().map(account).collect();
         table.add_row([
             out::text(&item["identity"]),
-            out::text(&item["name"]),
+            out::cell(item, "name"),
             out::text(&item["phase"]),
             out::list(&item["records"]),
             accounts.join("\n"),

@@ -5,6 +5,7 @@
 mod dashboard;
 mod dead_letters;
 mod deadline;
+mod dev;
 mod direct;
 mod guard;
 mod health;

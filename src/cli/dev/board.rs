@@ -168,7 +168,7 @@ impl Follower {
     fn command(&mut self, record: &Incoming) {
         let Ok(command) = self.codec.decode::<Command>(record.value.as_deref().unwrap_or_default()) else { return };
         let name = match command.desired.attributes.get(&command.match_on) {
-            Some(Value::Text(name)) => name.to_string(),
+            Some(Value::Text(name)) => out::name(name),
             _ => command.account.0.to_string(),
         };
         let arrived = self.arrived.get(command.cause.event.as_str()).copied();
@@ -222,7 +222,7 @@ impl Follower {
             Op::Disable | Op::Delete => "leaver",
         };
         let took = took.map_or_else(String::new, |took| format!("{took} ms"));
-        let why = result.message.map_or_else(String::new, |message| format!("  {message}"));
+        let why = result.message.map_or_else(String::new, |message| format!("  {}", out::plain(&message)));
         out::line(format!(
             "{who:<7} {:<8} {:<12} {name:<28} {:<13} {took:>9}{why}",
             op.as_str(),
@@ -240,7 +240,7 @@ impl Follower {
             crate::model::AlertState::Raised => "alert",
             crate::model::AlertState::Resolved => "resolved",
         };
-        out::line(format!("{state:<7} {}", alert.message))
+        out::line(format!("{state:<7} {}", out::plain(&alert.message)))
     }
 
     fn rejected(&mut self, record: &Incoming) -> anyhow::Result<()> {
@@ -249,7 +249,7 @@ impl Follower {
         }
         let header = |name: &str| {
             let found = record.headers.iter().find(|(header, _)| header == name);
-            found.map_or_else(String::new, |(_, value)| String::from_utf8_lossy(value).into_owned())
+            found.map_or_else(String::new, |(_, value)| out::plain(&String::from_utf8_lossy(value)))
         };
         *self.summary.rejected.entry(header("lockstep_reason")).or_default() += 1;
         out::line(format!(
