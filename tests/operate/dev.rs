@@ -1,7 +1,90 @@
 //! What `dev` makes of event files, good and bad, and what it says of them.
 
-use crate::shop::{Shop, eventually, hr};
-use serde_json::json;
+use crate::shop::{Shop, eventually, hired, hr};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+fn write(file: &Path, lines: &[impl AsRef<[u8]>]) {
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let lines: Vec<&[u8]> = lines.iter().map(AsRef::as_ref).collect();
+    std::fs::write(file, [lines.join(&b'\n'), b"\n".to_vec()].concat()).unwrap();
+}
+
+fn lines(events: &[Value]) -> Vec<String> {
+    events.iter().map(Value::to_string).collect()
+}
+
+/// A folder of events beside the config, and the arguments that play it to the end.
+fn folder(shop: &Shop, name: &str) -> (PathBuf, Vec<String>) {
+    let folder = shop.config().parent().unwrap().join(name);
+    let config = shop.config().display().to_string();
+    let args = ["dev", "--once", "--listen", "127.0.0.1:0", "--config", &config, "--events", name];
+    (folder.join("hr.jsonl"), args.map(str::to_owned).to_vec())
+}
+
+fn played(shop: &Shop, args: &[String]) -> (String, Vec<String>) {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let out = shop.lockstep(&args);
+    let line = out.lines().find(|line| line.starts_with("played ")).unwrap().to_owned();
+    (line, shop.select("directory.db", "SELECT employee_number FROM accounts ORDER BY 1"))
+}
+
+#[test]
+fn each_folder_is_played_once_and_what_a_file_grows_by() {
+    let shop = Shop::new();
+    let ((one, first), (other, second)) = (folder(&shop, "one"), folder(&shop, "other"));
+    write(&one, &lines(&[hired(20001), hired(20002)]));
+    write(&other, &lines(&[hired(20003)]));
+    assert_eq!(played(&shop, &first).1, ["20001", "20002"]);
+    let (line, there) = played(&shop, &second);
+    assert_eq!(line, "played 1 events of hr from other/hr.jsonl", "the other folder's lines are no others");
+    assert_eq!(there, ["20001", "20002", "20003"]);
+
+    write(&one, &lines(&[hired(20001), hired(20002), hired(20004)]));
+    let (line, there) = played(&shop, &first);
+    assert_eq!(line, "played 1 events of hr from one/hr.jsonl; 2 were played before");
+    assert_eq!(there, ["20001", "20002", "20003", "20004"]);
+    let (line, _) = played(&shop, &second);
+    assert_eq!(line, "played 0 events of hr from other/hr.jsonl; 1 were played before");
+
+    // Other lines in its place are another file.
+    write(&other, &lines(&[hired(20005), hired(20006)]));
+    let (line, there) = played(&shop, &second);
+    assert_eq!(line, "played 2 events of hr from other/hr.jsonl");
+    assert_eq!(there.len(), 6);
+}
+
+#[test]
+fn a_former_releases_marker_counts_for_the_configs_own_events_alone() {
+    let shop = Shop::new();
+    let (other, args) = folder(&shop, "other");
+    write(&other, &lines(&[hired(20003)]));
+    write(&shop.config().join("events/hr.jsonl"), &lines(&[hired(20001), hired(20002)]));
+    write(&shop.data().join("played-hr"), &["1"]);
+    assert_eq!(played(&shop, &args).0, "played 1 events of hr from other/hr.jsonl");
+    let (line, there) = played(&shop, &args[..args.len() - 2]);
+    assert!(line.starts_with("played 1 events of hr") && line.ends_with("; 1 were played before"), "{line}");
+    assert_eq!(there, ["20002", "20003"]);
+    let (line, _) = played(&shop, &args[..args.len() - 2]);
+    assert!(line.starts_with("played 0 events of hr") && line.ends_with("; 2 were played before"), "{line}");
+}
+
+#[test]
+fn a_line_that_is_no_text_is_bad_input_like_any_other_and_the_rest_is_played() {
+    let shop = Shop::new();
+    let bad = b"{\"id\":\"\xff\"}";
+    let (first, last) = (hired(20001).to_string(), hired(20002).to_string());
+    write(&shop.config().join("events/hr.jsonl"), &[first.as_bytes(), bad, last.as_bytes()]);
+    let dev = shop.start();
+    for person in ["20001", "20002"] {
+        dev.until_account(person, "directory", "active", "verified", &[]);
+    }
+    let letter = eventually("it is a dead letter", || dev.items("/v1/source-dead-letters").into_iter().next());
+    assert_eq!(letter["reason"], "not_json");
+    let letter = dev.get(&format!("/v1/source-dead-letters/{}", letter["id"].as_str().unwrap()));
+    assert_eq!(letter["value_hex"], hex::encode(bad), "byte for byte");
+    assert!(dev.stop().contains("3 events read, rejected: 1 not_json"));
+}
 
 #[test]
 fn control_characters_and_endless_names_of_a_source_reach_no_terminal() {

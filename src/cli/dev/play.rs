@@ -1,4 +1,7 @@
 //! Plays event files to the source topics, each file once a data folder.
+//!
+//! How far a file was played is kept in the data folder, in a marker of that file: the number of its lines and their SHA-256.
+//! A file that has grown is played from there; one whose lines are others by now is another file, and is played whole.
 
 use crate::bus::Outgoing;
 use crate::cli::loops::Parts;
@@ -7,6 +10,8 @@ use crate::codec::source::record_key;
 use crate::model::SourceName;
 use crate::rules::Bundle;
 use anyhow::Context;
+use sha2::{Digest, Sha256};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,16 +25,20 @@ const PACE: Duration = Duration::from_millis(25);
 pub struct EventFile {
     pub source: SourceName,
     pub path: PathBuf,
+    /// It is in the config's own folder.
+    own: bool,
 }
 
 /// The event files that there are: of the folder that was named, else of the config's own.
 pub fn find(bundle: &Bundle, named: Option<&Path>, config: &Path) -> anyhow::Result<Vec<EventFile>> {
-    let dir = named.map_or_else(|| config.join("events"), Path::to_owned);
+    let own = config.join("events");
+    let dir = named.unwrap_or(&own);
     if named.is_none() && !dir.is_dir() {
         return Ok(Vec::new());
     }
+    let is_own = own.canonicalize().is_ok_and(|own| dir.canonicalize().is_ok_and(|dir| dir == own));
     let mut files = Vec::new();
-    let entries = std::fs::read_dir(&dir)
+    let entries = std::fs::read_dir(dir)
         .with_context(|| Failure::new(Exit::Failed, format!("can't read the events in {}", dir.display())))?;
     for entry in entries {
         let path = entry.with_context(|| format!("reading {}", dir.display()))?.path();
@@ -44,15 +53,15 @@ pub fn find(bundle: &Bundle, named: Option<&Path>, config: &Path) -> anyhow::Res
                 .help(format!("name the file after one of: {}", known.join(", ")))
                 .into());
         }
-        files.push(EventFile { source, path });
+        files.push(EventFile { source, path, own: is_own });
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)
 }
 
 /// Appends what has not been played before, a line an event: each file in its own order, and between files by the events' `time`.
-/// A few events are played at a pace that can be followed by eye. How far a file was played is kept in the data folder; an event
-/// that is played twice after a crash in between has the same id and changes nothing.
+/// A few events are played at a pace that can be followed by eye. An event that is played twice, after a crash in between or for
+/// want of a marker, has the same id and changes nothing.
 pub fn play(parts: &Parts, files: &[EventFile]) -> anyhow::Result<()> {
     let mut decks = files.iter().map(|file| Deck::open(parts, file)).collect::<anyhow::Result<Vec<_>>>()?;
     let all: usize = decks.iter().map(|deck| deck.lines.len() - deck.next).sum();
@@ -73,30 +82,64 @@ pub fn play(parts: &Parts, files: &[EventFile]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The events of a file, a line each, byte for byte: what is no JSON, or no text at all, is for intake to say.
+pub fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
+}
+
 /// The lines of one file, and how far they have been played.
 struct Deck {
     source: SourceName,
     path: PathBuf,
-    lines: Vec<String>,
+    lines: Vec<Vec<u8>>,
     next: usize,
     /// Played by former runs.
     before: usize,
+    /// Of the lines before `next`.
+    digest: Sha256,
     marker: PathBuf,
 }
 
 impl Deck {
     fn open(parts: &Parts, file: &EventFile) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(&file.path).with_context(|| format!("reading {}", file.path.display()))?;
-        let lines: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
-        let marker = parts.data.join(format!("played-{}", file.source));
-        let before = std::fs::read_to_string(&marker).ok().and_then(|count| count.trim().parse().ok()).unwrap_or(0);
-        let before = lines.len().min(before);
-        Ok(Self { source: file.source.clone(), path: file.path.clone(), lines, next: before, before, marker })
+        let reading = || format!("reading {}", file.path.display());
+        let bytes = std::fs::read(&file.path).with_context(reading)?;
+        let place = Sha256::digest(file.path.canonicalize().with_context(reading)?.as_os_str().as_bytes());
+        let former = parts.data.join(format!("played-{}", file.source));
+        let mut deck = Self {
+            source: file.source.clone(),
+            path: file.path.clone(),
+            lines: lines(&bytes).map(<[u8]>::to_vec).collect(),
+            next: 0,
+            before: 0,
+            digest: Sha256::new(),
+            marker: parts.data.join(format!("played-{}-{}", file.source, hex::encode(&place[..8]))),
+        };
+        let text = |path: &Path| std::fs::read_to_string(path).ok();
+        if let Some(marker) = text(&deck.marker) {
+            let (count, digest) = marker.trim().split_once(' ').unwrap_or_default();
+            deck.skip(count.parse().unwrap_or(0), Some(digest));
+        } else if file.own {
+            // A former release counted by source alone, and played hardly any files but the config's own.
+            let count = text(&former).and_then(|count| count.trim().parse().ok()).unwrap_or(0);
+            deck.skip(deck.lines.len().min(count), None);
+        }
+        Ok(deck)
+    }
+
+    /// Goes past that many lines, unless they were others when they were played.
+    fn skip(&mut self, count: usize, digest: Option<&str>) {
+        let Some(played) = self.lines.get(..count) else { return };
+        let mut skipped = Sha256::new();
+        played.iter().for_each(|line| add(&mut skipped, line));
+        if digest.is_none_or(|digest| digest == hex(&skipped)) {
+            (self.next, self.before, self.digest) = (count, count, skipped);
+        }
     }
 
     /// The next event's own time, as text: RFC 3339 in one zone sorts by time.
     fn time(&self) -> String {
-        let event: Option<serde_json::Value> = serde_json::from_str(&self.lines[self.next]).ok();
+        let event: Option<serde_json::Value> = serde_json::from_slice(&self.lines[self.next]).ok();
         event.and_then(|event| Some(event.get("time")?.as_str()?.to_owned())).unwrap_or_default()
     }
 
@@ -104,15 +147,27 @@ impl Deck {
         let rules = parts.bundle.source(&self.source).expect("found by the bundle's sources");
         let topic = rules.topics.first().expect("a source has a topic");
         let until = self.lines.len().min(self.next + count);
-        let records = self.lines[self.next..until].iter().map(|line| Outgoing {
+        let dealt = &self.lines[self.next..until];
+        let records = dealt.iter().map(|line| Outgoing {
             topic: topic.clone(),
             partition: None,
-            key: record_key(rules, line.as_bytes()).map(String::into_bytes),
-            value: Some(line.clone().into_bytes()),
+            key: record_key(rules, line).map(String::into_bytes),
+            value: Some(line.clone()),
             headers: Vec::new(),
         });
         parts.bus.append(records.collect()).with_context(|| format!("playing {}", self.path.display()))?;
+        dealt.iter().for_each(|line| add(&mut self.digest, line));
         self.next = until;
-        std::fs::write(&self.marker, until.to_string()).with_context(|| format!("writing {}", self.marker.display()))
+        let marker = format!("{until} {}\n", hex(&self.digest));
+        std::fs::write(&self.marker, marker).with_context(|| format!("writing {}", self.marker.display()))
     }
+}
+
+fn add(digest: &mut Sha256, line: &[u8]) {
+    digest.update(line);
+    digest.update(b"\n");
+}
+
+fn hex(digest: &Sha256) -> String {
+    hex::encode(digest.clone().finalize())
 }

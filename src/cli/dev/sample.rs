@@ -1,6 +1,6 @@
 //! An event of somebody new, made from one that is played: what tells people apart gets another number, the rest stays.
 
-use super::play::EventFile;
+use super::play::{self, EventFile};
 use crate::rules::{Bundle, EventPath, SourceRules};
 use serde_json::Value;
 
@@ -11,8 +11,8 @@ const NUMBERS: u64 = 900_000;
 /// None where the file's first event is no JSON or lacks what tells people apart. `seed` makes the number, so that the sample
 /// of another run is of another person.
 pub fn somebody_new(bundle: &Bundle, rules: &SourceRules, played: &EventFile, seed: u64) -> Option<String> {
-    let text = std::fs::read_to_string(&played.path).ok()?;
-    let mut event: Value = serde_json::from_str(text.lines().find(|line| !line.trim().is_empty())?).ok()?;
+    let bytes = std::fs::read(&played.path).ok()?;
+    let mut event: Value = serde_json::from_slice(play::lines(&bytes).next()?).ok()?;
     let number = FIRST_NUMBER + seed % NUMBERS;
     let correlated = bundle.kind_of(&rules.name).into_iter().flat_map(|kind| &kind.correlate).chain(&rules.route_by);
     let mut paths: Vec<&EventPath> = correlated.filter_map(|name| Some(&rules.attributes.get(name)?.path)).collect();
