@@ -86,6 +86,32 @@ fn a_line_that_is_no_text_is_bad_input_like_any_other_and_the_rest_is_played() {
     assert!(dev.stop().contains("3 events read, rejected: 1 not_json"));
 }
 
+/// Loops that outlive what they use panic, if they get to it before the process ends: most of the times.
+const TIMES: usize = 8;
+
+#[test]
+fn an_error_while_playing_ends_the_loops_before_it_is_reported() {
+    let shop = Shop::new();
+    let fails = |args: &[String], words: &[&str]| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let (status, out, error) = shop.try_lockstep(&args, "");
+        assert_eq!(status, 1, "{out}{error}");
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        assert!(!error.contains("bug") && !error.contains("ERROR") && !error.contains("WARN"), "{error}");
+    };
+    let (file, args) = folder(&shop, "unreadable");
+    std::fs::create_dir_all(&file).unwrap();
+    for _ in 0..TIMES {
+        fails(&args, &["error: reading unreadable/hr.jsonl\n  because: Is a directory"]);
+    }
+    // The last one is larger than its topic takes: by then the workers are at the accounts of the others.
+    let (file, args) = folder(&shop, "large");
+    let mut events = lines(&(20001..20041).map(hired).collect::<Vec<_>>());
+    events.push("x".repeat(4 << 20));
+    write(&file, &events);
+    fails(&args, &["error: playing large/hr.jsonl\n  because: ", "hr.workers"]);
+}
+
 #[test]
 fn control_characters_and_endless_names_of_a_source_reach_no_terminal() {
     let shop = Shop::new();

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// The config of the first command of the README.
@@ -75,28 +76,41 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     introduce(&host.url, &token_file, &parts, &dir)?;
 
     let board = Board::start(&parts)?;
-    let mut running = vec![parts.spawn_processor(1)?, parts.spawn_lag()?];
+    let mut running = Vec::new();
+    let played = begin(&parts, &mut running).and_then(|()| play::play(&parts, &files));
+    let followed = played.and_then(|()| {
+        if cancel.is_cancelled() {
+            return Ok(());
+        }
+        if args.once {
+            let done = || parts.activity.is_quiet(&parts.now, quiet) && board.is_caught_up();
+            while !cancel.is_cancelled() && !done() {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            return Ok(());
+        }
+        out::line(invitation(&host.url, &common.data, &parts, &files)?)?;
+        tokio.block_on(cancel.cancelled());
+        Ok(())
+    });
+    // Where something failed, too: the loops use the bus and the runtime until they have ended.
+    cancel.cancel();
+    let ended = loops::join(running);
+    let summary = board.finish().context("the board ended in a bug");
+    let served = host.finish(&tokio);
+    followed.and(ended).and(served)?;
+    summary?.show()?;
+    Ok(Exit::Done.into())
+}
+
+/// Begins all loops; those that are begun are in `running`, whatever comes of the others.
+fn begin(parts: &Parts, running: &mut Vec<JoinHandle<anyhow::Result<()>>>) -> anyhow::Result<()> {
+    running.extend([parts.spawn_processor(1)?, parts.spawn_lag()?]);
     for target in parts.bundle.targets() {
         running.push(parts.spawn_worker(&target.name)?);
     }
     parts.begun.met();
-    play::play(&parts, &files)?;
-    if args.once {
-        let done = || parts.activity.is_quiet(&parts.now, quiet) && board.is_caught_up();
-        while !cancel.is_cancelled() && !done() {
-            std::thread::sleep(LOOK_EVERY);
-        }
-        cancel.cancel();
-    } else {
-        out::line(invitation(&host.url, &common.data, &parts, &files)?)?;
-        tokio.block_on(cancel.cancelled());
-    }
-    let ended = loops::join(running);
-    let summary = board.finish().context("the board ended in a bug")?;
-    host.finish(&tokio)?;
-    ended?;
-    summary.show()?;
-    Ok(Exit::Done.into())
+    Ok(())
 }
 
 /// How to send it an event, by the command line and by HTTP: one of somebody new lies ready where there is a model for it.
