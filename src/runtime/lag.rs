@@ -21,7 +21,7 @@ impl Positions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(of.to_owned(), positions);
     }
 
-    fn all(&self) -> BTreeMap<TopicPartition, i64> {
+    pub fn all(&self) -> BTreeMap<TopicPartition, i64> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.values().flatten().map(|(partition, offset)| (partition.clone(), *offset)).collect()
     }

@@ -4,6 +4,9 @@ use crate::shop::{Shop, eventually, hired, hr};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
+/// More than a processor gets done in the moment between the last of them and a stop.
+const MANY: u32 = 5_000;
+
 fn write(file: &Path, lines: &[impl AsRef<[u8]>]) {
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     let lines: Vec<&[u8]> = lines.iter().map(AsRef::as_ref).collect();
@@ -129,4 +132,44 @@ fn control_characters_and_endless_names_of_a_source_reach_no_terminal() {
         assert!(!text.contains(&"x".repeat(60)) && text.contains('…'), "{text}");
     }
     assert!(line.contains("\u{fffd}[31mred\u{fffd}new xxx") && line.ends_with(" ms"), "{line:?}");
+}
+
+#[test]
+fn what_an_interrupted_dev_says_of_its_events_is_true() {
+    let shop = Shop::new();
+    let mut events: Vec<String> = (0..MANY).map(|number| hired(20001 + number).to_string()).collect();
+    events.insert(0, "no event".to_owned());
+    write(&shop.config().join("events/hr.jsonl"), &events);
+    let dev = shop.begin(&[]);
+    eventually("all are on their topic", || dev.board("played").pop());
+    let printed = dev.stop();
+    let summary = printed.lines().last().unwrap();
+    let (came, rest) = summary.split_once(" events came in, ").unwrap_or_else(|| panic!("{printed}"));
+    let left: u32 = rest.split(' ').next().unwrap().parse().unwrap();
+    assert_eq!(came, (MANY + 1).to_string());
+    let bad = printed.lines().filter(|line| line.starts_with("bad ")).count();
+    assert!(
+        summary.contains(if bad == 1 { "so far rejected: 1 not_json" } else { "so far none rejected" }),
+        "{printed}"
+    );
+
+    // What was left is what the next one takes.
+    let dev = shop.start();
+    let taken = || {
+        let of = |outcome: &str| {
+            dev.metric(&format!(r#"lockstep_source_events_total{{outcome="{outcome}",source="hr"}}"#)).unwrap()
+        };
+        of("taken") + of("rejected")
+    };
+    eventually("it takes what was left", || (taken() >= f64::from(left)).then_some(()));
+    eventually("and has caught up", || {
+        let lag: f64 = dev
+            .metrics()
+            .lines()
+            .filter(|line| line.starts_with("lockstep_partition_lag") && line.contains(r#"topic="hr.workers""#))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum();
+        (lag == 0.0).then_some(())
+    });
+    assert_eq!(taken(), f64::from(left));
 }

@@ -2,7 +2,7 @@
 //!
 //! It shows names of accounts: it is a developer's terminal, and no log. Nothing of it is written anywhere.
 
-use crate::bus::{Incoming, Reader};
+use crate::bus::{Incoming, Reader, TopicPartition};
 use crate::cli::loops::Parts;
 use crate::cli::out;
 use crate::codec::public::PublicCodec;
@@ -13,10 +13,12 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const CHUNK: usize = 1_000;
 const WAIT: Duration = Duration::from_millis(50);
+/// Longest count of what is left: a new reader on Kafka takes a second or two.
+const COUNTING: Duration = Duration::from_secs(5);
 /// Events whose arrival is remembered, to say how long they took.
 const REMEMBERED: usize = 100_000;
 
@@ -31,6 +33,8 @@ pub struct Board {
 #[derive(Default)]
 pub struct Summary {
     events: u64,
+    /// Events that no processor has come to.
+    left: u64,
     rejected: BTreeMap<String, u64>,
     targets: BTreeMap<TargetName, Counts>,
     alerts: u64,
@@ -50,6 +54,8 @@ struct Follower {
     codec: Arc<PublicCodec>,
     parts: Parts,
     reader: Box<dyn Reader>,
+    /// Where the sources' topics ended when it began.
+    began: BTreeMap<TopicPartition, i64>,
     /// When each event came in, by its id; the oldest are forgotten.
     arrived: HashMap<String, Timestamp>,
     order: VecDeque<String>,
@@ -77,10 +83,14 @@ impl Board {
         let mut topics = vec![names.results(), names.alerts(), names.source_dead_letters()];
         topics.extend(parts.bundle.targets().iter().map(|target| names.commands(&target.name)));
         topics.extend(parts.layout.source_topics.iter().cloned());
+        let mut began = BTreeMap::new();
         for topic in &topics {
             for partition in 0..parts.bus.partitions(topic)?.unwrap_or(0) {
                 let end = parts.bus.ends(topic, partition)?.end;
                 reader.seek(topic, partition, end)?;
+                if parts.layout.source_topics.contains(topic) {
+                    began.insert((topic.clone(), partition), end);
+                }
             }
         }
         let (stop, idle) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -88,6 +98,7 @@ impl Board {
             codec: Arc::clone(&parts.codecs.public),
             parts: parts.clone(),
             reader,
+            began,
             arrived: HashMap::new(),
             order: VecDeque::new(),
             commands: HashMap::new(),
@@ -102,6 +113,7 @@ impl Board {
                     let records = follower.reader.poll(CHUNK, WAIT)?;
                     idles.store(records.is_empty(), Ordering::Relaxed);
                     if last && records.is_empty() {
+                        follower.summary.left = follower.left()?;
                         return Ok(follower.summary);
                     }
                     follower.take(records)?;
@@ -123,6 +135,39 @@ impl Board {
 }
 
 impl Follower {
+    /// Events on the sources' topics behind where the processor stands. Of partitions of another process nothing is known.
+    fn left(&self) -> anyhow::Result<u64> {
+        let stands = self.parts.positions.all();
+        let assigned = self.began.keys().any(|partition| stands.contains_key(partition));
+        let mut reader = self.parts.bus.reader()?;
+        let mut ends = Vec::new();
+        for ((topic, partition), began) in &self.began {
+            let from = match stands.get(&(topic.clone(), *partition)) {
+                Some(next) => *next,
+                None if assigned => continue,
+                None => *began,
+            };
+            let end = self.parts.bus.ends(topic, *partition)?.end;
+            if from < end {
+                reader.seek(topic, *partition, from)?;
+                ends.push((topic, *partition, end));
+            }
+        }
+        let (mut left, until) = (0, Instant::now() + COUNTING);
+        // On Kafka there may be no record behind a position, but transaction markers.
+        while !ends.is_empty() && Instant::now() < until {
+            left += reader.poll(CHUNK, WAIT)?.len() as u64;
+            let mut open = Vec::new();
+            for (topic, partition, end) in ends {
+                if reader.position(topic, partition)? < end {
+                    open.push((topic, partition, end));
+                }
+            }
+            ends = open;
+        }
+        Ok(left)
+    }
+
     /// Sources first, then commands, then results: of what came in one go a cause is known before its effect.
     fn take(&mut self, mut records: Vec<Incoming>) -> anyhow::Result<()> {
         let names = self.parts.installation.topics.clone();
@@ -300,12 +345,34 @@ impl Summary {
         }
         out::line("")?;
         out::show(&table, "no command was carried out")?;
+        out::line(self.sentence())
+    }
+
+    fn sentence(&self) -> String {
         let rejected: Vec<String> = self.rejected.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         let rejected =
             if rejected.is_empty() { "none rejected".to_owned() } else { format!("rejected: {}", rejected.join(", ")) };
-        out::line(format!(
-            "{} events read, {rejected}; {} alerts; times are from an event's arrival to its account verified",
-            self.events, self.alerts
-        ))
+        let read = match self.left {
+            0 => format!("{} events read, {rejected}", self.events),
+            // They may have come in before this run.
+            left => format!("{} events came in, {left} are left for the next start; so far {rejected}", self.events),
+        };
+        format!("{read}; {} alerts; times are from an event's arrival to its account verified", self.alerts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_interrupted_is_not_said_to_be_done() {
+        let rejected = BTreeMap::from([("not_json".to_owned(), 1)]);
+        let mut summary = Summary { events: 20_002, left: 18_502, rejected, ..Summary::default() };
+        let said = "20002 events came in, 18502 are left for the next start; so far rejected: 1 not_json; 0 alerts; ";
+        assert!(summary.sentence().starts_with(said), "{}", summary.sentence());
+        summary.left = 0;
+        let said = "20002 events read, rejected: 1 not_json; 0 alerts; ";
+        assert!(summary.sentence().starts_with(said), "{}", summary.sentence());
     }
 }
