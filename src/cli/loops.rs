@@ -269,7 +269,7 @@ impl Parts {
             }
             if processor.is_ready() { ready.met() } else { ready.waiting("partitions") }
         }
-        self.positions.set(&name, processor.positions());
+        self.positions.set(PROCESSOR, processor.positions());
         ready.waiting("the process stops");
         Ok(processor.stop()?)
     }
