@@ -58,21 +58,6 @@ fn each_folder_is_played_once_and_what_a_file_grows_by() {
 }
 
 #[test]
-fn a_former_releases_marker_counts_for_the_configs_own_events_alone() {
-    let shop = Shop::new();
-    let (other, args) = folder(&shop, "other");
-    write(&other, &lines(&[hired(20003)]));
-    write(&shop.config().join("events/hr.jsonl"), &lines(&[hired(20001), hired(20002)]));
-    write(&shop.data().join("played-hr"), &["1"]);
-    assert_eq!(played(&shop, &args).0, "played 1 events of hr from other/hr.jsonl");
-    let (line, there) = played(&shop, &args[..args.len() - 2]);
-    assert!(line.starts_with("played 1 events of hr") && line.ends_with("; 1 were played before"), "{line}");
-    assert_eq!(there, ["20002", "20003"]);
-    let (line, _) = played(&shop, &args[..args.len() - 2]);
-    assert!(line.starts_with("played 0 events of hr") && line.ends_with("; 2 were played before"), "{line}");
-}
-
-#[test]
 fn a_line_that_is_no_text_is_bad_input_like_any_other_and_the_rest_is_played() {
     let shop = Shop::new();
     let bad = b"{\"id\":\"\xff\"}";

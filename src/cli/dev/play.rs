@@ -25,8 +25,6 @@ const PACE: Duration = Duration::from_millis(25);
 pub struct EventFile {
     pub source: SourceName,
     pub path: PathBuf,
-    /// It is in the config's own folder.
-    own: bool,
 }
 
 /// The event files that there are: of the folder that was named, else of the config's own.
@@ -36,7 +34,6 @@ pub fn find(bundle: &Bundle, named: Option<&Path>, config: &Path) -> anyhow::Res
     if named.is_none() && !dir.is_dir() {
         return Ok(Vec::new());
     }
-    let is_own = own.canonicalize().is_ok_and(|own| dir.canonicalize().is_ok_and(|dir| dir == own));
     let mut files = Vec::new();
     let entries = std::fs::read_dir(dir)
         .with_context(|| Failure::new(Exit::Failed, format!("can't read the events in {}", dir.display())))?;
@@ -53,15 +50,15 @@ pub fn find(bundle: &Bundle, named: Option<&Path>, config: &Path) -> anyhow::Res
                 .help(format!("name the file after one of: {}", known.join(", ")))
                 .into());
         }
-        files.push(EventFile { source, path, own: is_own });
+        files.push(EventFile { source, path });
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)
 }
 
 /// Appends what has not been played before, a line an event: each file in its own order, and between files by the events' `time`.
-/// A few events are played at a pace that can be followed by eye. An event that is played twice, after a crash in between or for
-/// want of a marker, has the same id and changes nothing.
+/// A few events are played at a pace that can be followed by eye. An event that is played twice, after a crash in
+/// between, has the same id and changes nothing.
 pub fn play(parts: &Parts, files: &[EventFile]) -> anyhow::Result<()> {
     let mut decks = files.iter().map(|file| Deck::open(parts, file)).collect::<anyhow::Result<Vec<_>>>()?;
     let all: usize = decks.iter().map(|deck| deck.lines.len() - deck.next).sum();
@@ -105,7 +102,6 @@ impl Deck {
         let reading = || format!("reading {}", file.path.display());
         let bytes = std::fs::read(&file.path).with_context(reading)?;
         let place = Sha256::digest(file.path.canonicalize().with_context(reading)?.as_os_str().as_bytes());
-        let former = parts.data.join(format!("played-{}", file.source));
         let mut deck = Self {
             source: file.source.clone(),
             path: file.path.clone(),
@@ -115,24 +111,19 @@ impl Deck {
             digest: Sha256::new(),
             marker: parts.data.join(format!("played-{}-{}", file.source, hex::encode(&place[..8]))),
         };
-        let text = |path: &Path| std::fs::read_to_string(path).ok();
-        if let Some(marker) = text(&deck.marker) {
+        if let Ok(marker) = std::fs::read_to_string(&deck.marker) {
             let (count, digest) = marker.trim().split_once(' ').unwrap_or_default();
-            deck.skip(count.parse().unwrap_or(0), Some(digest));
-        } else if file.own {
-            // A former release counted by source alone, and played hardly any files but the config's own.
-            let count = text(&former).and_then(|count| count.trim().parse().ok()).unwrap_or(0);
-            deck.skip(deck.lines.len().min(count), None);
+            deck.skip(count.parse().unwrap_or(0), digest);
         }
         Ok(deck)
     }
 
     /// Goes past that many lines, unless they were others when they were played.
-    fn skip(&mut self, count: usize, digest: Option<&str>) {
+    fn skip(&mut self, count: usize, digest: &str) {
         let Some(played) = self.lines.get(..count) else { return };
         let mut skipped = Sha256::new();
         played.iter().for_each(|line| add(&mut skipped, line));
-        if digest.is_none_or(|digest| digest == hex(&skipped)) {
+        if digest == hex(&skipped) {
             (self.next, self.before, self.digest) = (count, count, skipped);
         }
     }
