@@ -9,5 +9,6 @@ mod keycloak;
 mod load;
 mod quarantine;
 mod rig;
+mod shared;
 mod whole_path;
 mod world;

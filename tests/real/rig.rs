@@ -123,6 +123,10 @@ impl Rig {
         self.dir.path().join("config")
     }
 
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
     pub fn config(&self) -> Config {
         Config::load(&self.config_dir()).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -147,7 +151,7 @@ impl Rig {
             .arg("--config")
             .arg(self.config_dir())
             .arg("--data")
-            .arg(self.dir.path().join("data"))
+            .arg(self.data())
             .env_clear()
             .envs(&self.env)
             .env("NO_COLOR", "1")
