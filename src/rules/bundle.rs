@@ -244,6 +244,8 @@ pub(super) struct Drafts<'f> {
     pub tables: Tables,
     pub grants: Vec<On<'f, GrantDraft>>,
     pub targets: Vec<On<'f, TargetDraft>>,
+    /// A target's file doesn't say its name, so that nobody knows which names are wrong elsewhere.
+    pub a_target_is_nameless: bool,
     pub tests: Vec<On<'f, &'f Node>>,
 }
 
@@ -277,7 +279,9 @@ impl<'f> Drafts<'f> {
                     drafts.grants.extend(read_grants(&mut fields).into_iter().map(|value| On { page, value }));
                 }
                 FileRole::Target => {
-                    drafts.targets.extend(read_target(&mut fields).map(|value| On { page, value }));
+                    let target = read_target(&mut fields);
+                    drafts.a_target_is_nameless |= target.is_none();
+                    drafts.targets.extend(target.map(|value| On { page, value }));
                 }
             }
             drafts.tests.extend(fields.items("tests").iter().map(|value| On { page, value }));

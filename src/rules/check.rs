@@ -67,10 +67,10 @@ pub fn unique<'f>(names: impl Iterator<Item = (&'f Page<'f>, &'f Placed<String>)
 pub fn topics(sources: &[On<'_, SourceDraft>]) {
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
     for on in sources {
-        for topic in &on.value.rules.topics {
+        for (topic, place) in on.value.rules.topics.iter().zip(&on.value.topic_places) {
             if let Some(other) = seen.insert(topic, &on.value.name.value) {
                 let message = format!("the topic `{topic}` is read by the source `{other}` already");
-                on.page.problem(on.value.name.place, message, "a topic belongs to one source".to_owned());
+                on.page.problem(*place, message, "a topic belongs to one source".to_owned());
             }
         }
     }
@@ -430,6 +430,9 @@ pub fn grants(drafts: &Drafts<'_>) {
     for on in &drafts.grants {
         for (target, groups) in &on.value.to {
             let Some(found) = drafts.target(target) else {
+                if drafts.a_target_is_nameless {
+                    continue;
+                }
                 let help = known_names(&target.value, "targets", drafts.target_names());
                 on.page.problem(target.place, format!("no target is named `{}`", target.value), help);
                 continue;
@@ -488,7 +491,7 @@ fn target_grants(drafts: &Drafts<'_>, target: &TargetDraft, names: &Names, langu
 pub fn guard(drafts: &Drafts<'_>, on: &On<'_, GuardDraft>) -> (GuardLimit, BTreeMap<String, GuardLimit>) {
     let mut targets = BTreeMap::new();
     for (name, limit) in &on.value.targets {
-        if drafts.target(name).is_none() {
+        if drafts.target(name).is_none() && !drafts.a_target_is_nameless {
             let help = known_names(&name.value, "targets", drafts.target_names());
             on.page.problem(name.place, format!("no target is named `{}`", name.value), help);
         }

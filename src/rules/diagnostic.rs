@@ -170,6 +170,16 @@ pub fn known_names<'a>(written: &str, what: &str, candidates: impl IntoIterator<
     }
 }
 
+/// What to write instead of a pattern that is none.
+pub const PATTERN_HELP: &str = "close what is opened; a character that means itself stands in brackets: `[(]`, `[*]`";
+
+/// The last line says what is wrong, the others draw it.
+pub fn pattern_problem(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+    format!("this is not a pattern: {reason}")
+}
+
 fn quoted(names: &[&str]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

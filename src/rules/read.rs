@@ -54,7 +54,27 @@ impl<'f> Page<'f> {
     }
 
     pub fn wrong_type(&self, node: &Node, wanted: &str) {
-        self.problem(node.place, format!("{wanted} belongs here, not {}", node.type_name()), None);
+        self.problem(
+            node.place,
+            format!("{wanted} belongs here, not {}", node.type_name()),
+            self.instead(node, wanted),
+        );
+    }
+
+    /// What to write where something of another type stands.
+    fn instead(&self, node: &Node, wanted: &str) -> String {
+        let scalar =
+            self.scalar(node).filter(|text| text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)));
+        match (wanted, &node.content, scalar) {
+            ("a list", _, Some(written)) => format!("put it in brackets: `[{written}]`"),
+            ("a list", _, None) => "write each item after `- `, on a line of its own".to_owned(),
+            ("a map", ..) => "write `key: value`, each on a line of its own".to_owned(),
+            ("an expression", ..) => "put the whole expression in quotes: `\"['a', 'b']\"`".to_owned(),
+            ("a value or a list of values", ..) => "write a value, `x`, or several, `[x, y]`".to_owned(),
+            (_, Content::List(_), _) => "write one, without the brackets or the `- `".to_owned(),
+            (_, Content::Map(_), _) => "write a single value; text with `: `, `{` or `}` needs quotes".to_owned(),
+            _ => "write a single value".to_owned(),
+        }
     }
 
     pub fn fields(&'f self, node: &'f Node) -> Option<Fields<'f>> {
@@ -147,7 +167,11 @@ impl<'f> Page<'f> {
                 }
             },
             _ => {
-                self.wrong_type(node, "a whole number");
+                let help = match self.scalar(node).and_then(|text| text.parse::<u64>().ok()) {
+                    Some(written) => format!("write it without quotes: `{written}`"),
+                    None => format!("write a number from {least} to {most}"),
+                };
+                self.problem(node.place, format!("a whole number belongs here, not {}", node.type_name()), help);
                 None
             }
         }
@@ -370,7 +394,7 @@ mod tests {
             .collect();
         insta::assert_snapshot!(messages.join("\n"), @r#"
         1:1 `name` is missing / Some("add `name: hr`")
-        2:7 a whole number belongs here, not text / None
+        2:7 a whole number belongs here, not text / Some("write a number from 1 to 9")
         3:5 true or false belongs here, not text / Some("write `true` or `false`, without quotes")
         4:7 this is not a duration / Some("write a whole number and a unit: `500ms`, `10s`, `15m`, `4h`, `30d`")
         1:1 the key `nmae` is not known here / Some("did you mean `name`?")

@@ -2,7 +2,7 @@
 //!
 //! Intake decodes by these; nothing here decodes. Presets (`cloudevents`, `keycloak`) fill in what a file leaves out.
 
-use super::diagnostic::{Place, known_names};
+use super::diagnostic::{PATTERN_HELP, Place, known_names, pattern_problem};
 use super::poll::{self, PollRules};
 use super::read::{Fields, Page, Placed};
 use super::yaml::{Content, Node};
@@ -121,6 +121,8 @@ pub struct EventPath(Vec<String>);
 pub struct SourceDraft {
     pub rules: SourceRules,
     pub name: Placed<String>,
+    /// Where each topic is named.
+    pub topic_places: Vec<Place>,
     /// Where each attribute is declared.
     pub attribute_places: BTreeMap<String, Place>,
 }
@@ -203,7 +205,7 @@ impl SourceDraft {
     /// Reads a file; None where too little is there to go on with. `tests:` is left to the caller, and so is `finish`.
     pub fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let page = fields.page();
-        let name = fields.need_text("source", "source: hr").and_then(|name| checked_name(page, name));
+        let name = fields.need_text("source", &named("source", page, "hr")).and_then(|name| checked_name(page, name));
         let topics = topics(fields);
         let tenant = tenant(fields);
         let tenant_place = fields.get("tenant").map_or(fields.place(), |node| node.place);
@@ -242,10 +244,10 @@ impl SourceDraft {
             );
         }
         let poll = poll::read(fields, format);
-        let name = name?;
+        let (name, topics) = (name?, topics?);
         let rules = SourceRules {
             name: SourceName::new(name.value.clone()),
-            topics: topics?,
+            topics: topics.iter().map(|topic| topic.value.clone()).collect(),
             tenant: tenant?,
             file: page.file.path.clone(),
             tenant_place,
@@ -256,36 +258,51 @@ impl SourceDraft {
             attributes,
             poll,
         };
-        Some(Self { rules, name, attribute_places })
+        let topic_places = topics.into_iter().map(|topic| topic.place).collect();
+        Some(Self { rules, name, topic_places, attribute_places })
     }
 }
 
 /// Names of sources and targets are parts of topic names, metric labels and file names.
 pub fn checked_name(page: &Page<'_>, name: Placed<String>) -> Option<Placed<String>> {
-    const LONGEST: usize = 64;
-    let fine = name.value.len() <= LONGEST
-        && name.value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
-        && name.value != "lockstep";
-    if fine {
+    if is_name(&name.value) {
         return Some(name);
     }
     page.problem(
         name.place,
         format!("`{}` can't be a name", name.value),
-        format!("use letters, digits, `-` and `_`, at most {LONGEST}, and not `lockstep`"),
+        format!("use letters, digits, `-` and `_`, at most {LONGEST_NAME}, and not `lockstep`"),
     );
     None
 }
 
-fn topics(fields: &mut Fields<'_>) -> Option<Vec<String>> {
+const LONGEST_NAME: usize = 64;
+
+fn is_name(name: &str) -> bool {
+    name.len() <= LONGEST_NAME
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+        && name != "lockstep"
+}
+
+/// The line that names what a file declares: as the file itself is named, since no other has that name.
+pub fn named(key: &str, page: &Page<'_>, otherwise: &str) -> String {
+    let path = &page.file.path;
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let stem = file.split('.').next().unwrap_or(file);
+    format!("{key}: {}", if is_name(stem) { stem } else { otherwise })
+}
+
+fn topics(fields: &mut Fields<'_>) -> Option<Vec<Placed<String>>> {
     let (one, many) = (fields.text("topic"), fields.texts("topics"));
     match (one, many) {
-        (Some(one), None) => Some(vec![one.value]),
-        (None, Some(many)) if !many.is_empty() => Some(many.into_iter().map(|topic| topic.value).collect()),
+        (Some(one), None) => Some(vec![one]),
+        (None, Some(many)) if !many.is_empty() => Some(many),
         (Some(one), Some(_)) => {
             fields.page().problem(one.place, "`topic` and `topics` can't both stand", "keep `topics`".to_owned());
             None
         }
+        // What stands there instead of a list was complained about.
+        _ if fields.get("topics").is_some_and(|node| !matches!(node.content, Content::List(_))) => None,
         _ => {
             let place = fields.place();
             fields.page().problem(place, "`topic` is missing", "add `topic: hr.workers`".to_owned());
@@ -326,9 +343,7 @@ fn topic_pattern(page: &Page<'_>, pattern: &Placed<String>) -> Option<TopicPatte
             None
         }
         Err(error) => {
-            let text = error.to_string();
-            let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            page.problem(pattern.place, format!("this is not a pattern: {reason}"), None);
+            page.problem(pattern.place, pattern_problem(&error), PATTERN_HELP.to_owned());
             None
         }
     }

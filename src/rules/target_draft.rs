@@ -2,7 +2,7 @@
 
 use super::connector::{ConnectorRules, ScimRules, SqlAccounts, SqlActive, SqlGroups, SqlRules};
 use super::read::{Fields, Page, Placed};
-use super::source::checked_name;
+use super::source::{checked_name, named};
 use super::target::{LeaverRules, PublicFormat};
 use super::yaml::Entry;
 use crate::model::Op;
@@ -41,7 +41,8 @@ const MOST_CALLS: u64 = 256;
 
 pub fn read_target(fields: &mut Fields<'_>) -> Option<TargetDraft> {
     let page = fields.page();
-    let name = fields.need_text("target", "target: directory").and_then(|name| checked_name(page, name));
+    let name =
+        fields.need_text("target", &named("target", page, "directory")).and_then(|name| checked_name(page, name));
     let kinds = fields.texts("kinds");
     let words = [("json", PublicFormat::Json), ("avro", PublicFormat::Avro)];
     let format = fields.get("format").and_then(|node| page.choice(node, &words)).unwrap_or(PublicFormat::Json);

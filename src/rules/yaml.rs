@@ -5,7 +5,8 @@
 
 use super::diagnostic::{Diagnostic, Place, SourceFile};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Location, Spanned};
+use serde_saphyr::budget::BudgetBreach;
+use serde_saphyr::{Error, Location, Spanned};
 use std::fmt;
 
 /// A file of rules is written by people: one that is larger is a mistake or an attack.
@@ -69,7 +70,11 @@ pub fn parse(file: &SourceFile) -> Result<Node, Diagnostic> {
     };
     let raw: Spanned<Raw> = serde_saphyr::from_str_with_options(&file.text, options).map_err(|error| {
         let place = error.location().map(|location| place_of(&file.text, &location)).unwrap_or_default();
-        file.diagnostic(place, reason_of(&error), help_of(&error))
+        let reason = reason_of(&error);
+        let line = file.text.lines().nth(place.line.saturating_sub(1)).unwrap_or_default();
+        let before: String = line.chars().take(place.column.saturating_sub(1)).collect();
+        let help = help_of(&reason, &before);
+        file.diagnostic(place, reason, Some(help.to_owned()))
     })?;
     Ok(node(raw, &file.text))
 }
@@ -103,24 +108,66 @@ impl Node {
     }
 }
 
-/// The parser's words, without the place (which is shown anyway).
-fn reason_of(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let text = text.lines().next().unwrap_or_default();
-    let text = text.split(" at line ").next().unwrap_or(text);
-    let mut chars = text.trim().trim_end_matches('.').chars();
-    let text = chars.next().map(|first| first.to_lowercase().chain(chars).collect::<String>()).unwrap_or_default();
-    format!("this is not the YAML it should be: {text}")
+/// The parser's words, without the place (which is shown anyway); ours where its are for programmers.
+fn reason_of(error: &Error) -> String {
+    let reason = match error.without_snippet() {
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key `{key}` stands twice"),
+        Error::DuplicateMappingKey { .. } => "a key stands twice".to_owned(),
+        Error::MultipleDocuments { .. } | Error::Budget { breach: BudgetBreach::Documents { .. }, .. } => {
+            "a second document begins here".to_owned()
+        }
+        Error::Budget { .. } => "it is nested too deep, or there is too much of it".to_owned(),
+        Error::NullIntoString { .. } => "a key is missing before its `:`".to_owned(),
+        Error::Unexpected { .. } => "a key is a single text".to_owned(),
+        Error::NonFiniteFloat { value, .. } => format!("`{value}` is no number"),
+        error => {
+            let text = error.to_string();
+            let text = text.lines().next().unwrap_or_default();
+            let text = text.split(" at line ").next().unwrap_or(text);
+            let mut chars = text.trim().trim_end_matches('.').chars();
+            chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+        }
+    };
+    format!("this is not the YAML it should be: {reason}")
 }
 
-fn help_of(error: &serde_saphyr::Error) -> Option<String> {
-    match error.without_snippet() {
-        serde_saphyr::Error::DuplicateMappingKey { .. } => Some("a key may stand only once: join the two".to_owned()),
-        serde_saphyr::Error::MultipleDocuments { .. } => {
-            Some("one file holds one document: remove the `---`".to_owned())
-        }
-        _ => Some("text with `: `, ` #`, or a leading `{`, `[`, `*`, `&`, `!`, `@` or `%` needs quotes".to_owned()),
+/// What to write instead, by what is wrong; `before` is what stands before it in its line.
+fn help_of(reason: &str, before: &str) -> &'static str {
+    const HELP: &[(&str, &str)] = &[
+        ("stands twice", "a key may stand only once: join the two"),
+        ("a second document", "one file holds one document: remove the `---`"),
+        ("nested too deep", "split the file"),
+        ("a key is", "write `key: value`, the key as plain text"),
+        ("tabs disallowed", TABS),
+        ("a tab", TABS),
+        ("unclosed bracket '['", "close the `[` by a `]`"),
+        ("unclosed bracket '{'", "close the `{` by a `}`"),
+        ("bracket", "close each `[` by a `]`, each `{` by a `}`, and nothing else by them"),
+        ("illegal placement of ':'", "is a `[` or `{` above not closed?"),
+        ("unclosed quote", "close the quote; a `'` within `'…'` is written twice"),
+        ("trailing content after", "put the whole text in quotes: `\"'Sales' == department\"`"),
+        ("unknown escape", "within `\"…\"` write a backslash twice, or use `'…'`"),
+        ("expected '-' indicator", "begin each item of a list with `- `, all in the same column"),
+        ("expected key", "begin keys that belong together in the same column"),
+        ("expected ':'", "end a key with `: `, and begin an item of a list with `- `"),
+        ("expected ','", "put a comma between two entries; text with `: ` needs quotes"),
+        ("sequence entries are not allowed", "begin a list on a line of its own, below its key"),
+        ("comment intercepting", "move the comment above, or put the whole text in quotes"),
+        ("unexpected character", LEADING),
+        ("unknown anchor", LEADING),
+        ("is no number", "put text in quotes"),
+    ];
+    const TABS: &str = "indent with spaces, not with tabs";
+    const LEADING: &str = "text with a leading `*`, `&`, `!`, `@`, `%` or a backtick needs quotes";
+    // Either a second `: ` in the line, or a line that doesn't stand where its neighbours do.
+    if reason.contains("mapping values are not allowed") {
+        return match before.contains(": ") {
+            true => "text with `: ` needs quotes",
+            false => "begin keys that belong together in the same column, and end a key with `:` on the line before",
+        };
     }
+    let help = HELP.iter().find(|(wrong, _)| reason.contains(wrong)).map(|(_, help)| *help);
+    help.unwrap_or("look at the indentation, the quotes and the brackets of this line and the one before")
 }
 
 /// As it comes out of the parser, keys and values each with a location.
@@ -281,6 +328,66 @@ mod tests {
             assert!(shown.starts_with("error: this is not the YAML it should be"), "{shown}");
             assert!(shown.contains("--> f.yaml:"), "{shown}");
         }
+    }
+
+    #[test]
+    fn broken_yaml_says_what_to_write_instead() {
+        let mut out = Vec::new();
+        for text in [
+            "a:\n\tb: 1\n",
+            "a:\n  b: 1\n\tc: 2\n",
+            "a:\n  b: 1\n c: 2\n",
+            "a:\n  b: 1\n   c: 2\n",
+            "a:\n  - b\n  c: d\n",
+            "a: 1\nb\n",
+            "a: - b\n",
+            "a: b: c\n",
+            "a: { b: c: d }\n",
+            "a: [1, 2\nb: 3\n",
+            "a: [x\n",
+            "a: [x}\n",
+            "a: [x, y]]\n",
+            "a: 'x\n",
+            "a: 'x' == y\n",
+            "a: \"\\d\"\n",
+            "a: @x\n",
+            "a: *x\n",
+            "a: 1\na: 2\n",
+            "a: 1\n---\nb: 2\n",
+            "a: .nan\n",
+            "[a]: b\n",
+            ": b\n",
+        ] {
+            let problem = parse(&SourceFile::new("f.yaml", text)).unwrap_err();
+            let reason = problem.message.strip_prefix("this is not the YAML it should be: ").unwrap();
+            let help = problem.help.unwrap_or_default();
+            out.push(format!("{text:?} {}:{} {reason} ({help})", problem.line, problem.column));
+        }
+        insta::assert_snapshot!(out.join("\n"), @r#"
+        "a:\n\tb: 1\n" 2:2 tabs disallowed within this context (block indentation) (indent with spaces, not with tabs)
+        "a:\n  b: 1\n\tc: 2\n" 2:6 while scanning a plain scalar, found a tab (indent with spaces, not with tabs)
+        "a:\n  b: 1\n c: 2\n" 3:2 while parsing a block mapping, did not find expected key (begin keys that belong together in the same column)
+        "a:\n  b: 1\n   c: 2\n" 3:5 mapping values are not allowed in this context (begin keys that belong together in the same column, and end a key with `:` on the line before)
+        "a:\n  - b\n  c: d\n" 3:3 while parsing a block collection, did not find expected '-' indicator (begin each item of a list with `- `, all in the same column)
+        "a: 1\nb\n" 2:1 simple key expected ':' (end a key with `: `, and begin an item of a list with `- `)
+        "a: - b\n" 1:4 block sequence entries are not allowed in this context (begin a list on a line of its own, below its key)
+        "a: b: c\n" 1:5 mapping values are not allowed in this context (text with `: ` needs quotes)
+        "a: { b: c: d }\n" 1:10 while parsing a flow mapping, did not find expected ',' or '}' (put a comma between two entries; text with `: ` needs quotes)
+        "a: [1, 2\nb: 3\n" 2:2 illegal placement of ':' indicator (is a `[` or `{` above not closed?)
+        "a: [x\n" 1:4 unclosed bracket '[' (close the `[` by a `]`)
+        "a: [x}\n" 1:4 mismatched bracket '[' closed by '}' (close each `[` by a `]`, each `{` by a `}`, and nothing else by them)
+        "a: [x, y]]\n" 1:10 misplaced bracket (close each `[` by a `]`, each `{` by a `}`, and nothing else by them)
+        "a: 'x\n" 1:4 unclosed quote (close the quote; a `'` within `'…'` is written twice)
+        "a: 'x' == y\n" 1:8 invalid trailing content after single-quoted scalar (put the whole text in quotes: `"'Sales' == department"`)
+        "a: \"\\d\"\n" 1:4 while parsing a quoted scalar, found unknown escape character (within `"…"` write a backslash twice, or use `'…'`)
+        "a: @x\n" 1:4 unexpected character: `@' (text with a leading `*`, `&`, `!`, `@`, `%` or a backtick needs quotes)
+        "a: *x\n" 1:4 alias references unknown anchor (text with a leading `*`, `&`, `!`, `@`, `%` or a backtick needs quotes)
+        "a: 1\na: 2\n" 2:1 the key `a` stands twice (a key may stand only once: join the two)
+        "a: 1\n---\nb: 2\n" 2:1 a second document begins here (one file holds one document: remove the `---`)
+        "a: .nan\n" 1:4 `.nan` is no number (put text in quotes)
+        "[a]: b\n" 1:1 a key is a single text (write `key: value`, the key as plain text)
+        ": b\n" 1:1 a key is missing before its `:` (write `key: value`, the key as plain text)
+        "#);
     }
 
     #[test]

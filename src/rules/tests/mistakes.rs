@@ -95,21 +95,16 @@ fn each_mistake_is_shown_where_it_is_and_with_its_remedy() {
         (WIKI, "deprovision: 5m", "deprovision: 5min"),
         (WIKI, "connector:", "conector:"),
     ];
-    let shown = cases.iter().map(|(path, from, to)| match Bundle::compile(&edited(path, from, to)) {
-        Ok(_) => format!("{path}: `{to}` is fine"),
-        Err(problems) => problems.iter().map(short).collect::<Vec<_>>().join("\n  and "),
-    });
-    let shown: Vec<String> = shown.collect();
-    insta::assert_snapshot!(shown.join("\n"), @r#"
+    insta::assert_snapshot!(shown(cases), @r#"
     sources/hr.yaml:2:1+1 `topic` is missing (add `topic: hr.workers`)
-    sources/idp.yaml:2:9+3 the topic `idp.users` is read by the source `hr` already (a topic belongs to one source)
+    sources/idp.yaml:3:8+9 the topic `idp.users` is read by the source `hr` already (a topic belongs to one source)
     sources/hr.yaml:4:18+15 the pattern has no group named `tenant` (name the part that is the tenant: `hr\.(?P<tenant>[a-z]+)\.workers`)
     sources/hr.yaml:5:9+3 `jsn` is not a word that is known here (did you mean `json`?)
     sources/hr.yaml:9:56+5 `updat` is not a word that is known here (words known here: `ignore`, `remove`, `upsert`)
     sources/hr.yaml:7:3+1 `id` is missing (add `id: id`, the path to what is the same when an event comes twice)
     sources/hr.yaml:14:11+13 `route_by` names `employeNumber`, which this source does not map (did you mean `employeeNumber`?)
     sources/hr.yaml:13:7+16 this is not a path (write the names from the outside in, with dots: `worker.startDate`)
-    sources/hr.yaml:21:10+1 text belongs here, not a list
+    sources/hr.yaml:21:10+1 text belongs here, not a list (write one, without the brackets or the `- `)
     sources/hr.yaml:26:46+3 `day` is not a word that is known here (words known here: `bool`, `date`, `int`, `list`, `text`)
     sources/hr.yaml:16:60+3 true or false belongs here, not text (write `true` or `false`, without quotes)
     sources/hr.yaml:5:1+5 the key `formt` is not known here (did you mean `format`?)
@@ -125,7 +120,7 @@ fn each_mistake_is_shown_where_it_is_and_with_its_remedy() {
       and entitlements.yaml:24:28+5 no attribute is named `title` (the source `hr` maps it: add `title: [hr.title]` to the kind's attributes)
       and targets/directory.yaml:34:12+5 no attribute is named `title` (the source `hr` maps it: add `title: [hr.title]` to the kind's attributes)
     identity.yaml:23:15+5 no attribute is named `stats` (did you mean `status`?)
-    identity.yaml:23:40+1 this is not an expression: it ends where something is still to come (text stands in quotes: department == 'Sales')
+    identity.yaml:23:40+1 this is not an expression: it ends where something is still to come (write what is to come, or remove what asks for it)
     identity.yaml: `active: status` is fine
     identity.yaml:23:15+9 a condition is true or false; this one gives text (compare with something: `department == 'Sales'`, `size(groups) > 0`, `mail != null`)
     identity.yaml:23:15+5 this never applies: it is false for everybody (remove the rule, or let the condition look at an attribute)
@@ -152,7 +147,7 @@ fn each_mistake_is_shown_where_it_is_and_with_its_remedy() {
     entitlements.yaml:24:43+7 this is not a pattern: unclosed group
     entitlements.yaml:20:11+9 a grant named `employees` stands above already (give each its own name)
     entitlements.yaml:18:11+5 this never applies: it is false for everybody (remove the rule, or let the condition look at an attribute)
-    entitlements.yaml:4:18+1 a value or a list of values belongs here, not a map
+    entitlements.yaml:4:18+1 a value or a list of values belongs here, not a map (write a value, `x`, or several, `[x, y]`)
     entitlements.yaml:59:57+7 accounts of `directory` have no attribute `usrName` (did you mean `userName`?)
     targets/directory.yaml:24:10+8 `match` names `username`, which is no attribute of the account (did you mean `userName`?)
     targets/directory.yaml:31:5+6 the connector doesn't know where to write `mobile` (add `mobile: …` under `sql.accounts.columns`)
@@ -173,6 +168,47 @@ fn each_mistake_is_shown_where_it_is_and_with_its_remedy() {
     targets/wiki.yaml:2:1+1 `connector` is missing (add `connector: { sql: { ... } }`)
       and targets/wiki.yaml:3:1+8 the key `conector` is not known here (did you mean `connector`?)
     "#);
+}
+
+fn shown(cases: &[(&str, &str, &str)]) -> String {
+    let shown = cases.iter().map(|(path, from, to)| match Bundle::compile(&edited(path, from, to)) {
+        Ok(_) => format!("{path}: `{to}` is fine"),
+        Err(problems) => problems.iter().map(short).collect::<Vec<_>>().join("\n  and "),
+    });
+    shown.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_mistake_is_shown_once_and_with_what_to_write_instead() {
+    insta::assert_snapshot!(shown(&[
+        (WIKI, "target: wiki", "taget: wiki"),
+        (WIKI, "target: wiki", ""),
+        (HR, "source: hr", "sorce: hr"),
+        (HR, "topic: hr.workers", "topics: hr.workers"),
+        (GRANTS, "grants:\n  - name: everybody\n    to: { directory: [all-staff] }\n", "grants:\n  name: everybody\nx:\n"),
+        (IDENTITY, "limit: 10", "limit: '10'"),
+        (WIKI, "login: lower(ascii(givenName)).replace(' ', '') + employeeNumber", "login: [givenName]"),
+    ]), @r#"
+    targets/wiki.yaml:2:1+1 `target` is missing (add `target: wiki`)
+      and targets/wiki.yaml:2:1+5 the key `taget` is not known here (did you mean `target`?)
+    targets/wiki.yaml:3:1+1 `target` is missing (add `target: wiki`)
+    sources/hr.yaml:2:1+1 `source` is missing (add `source: hr`)
+      and sources/hr.yaml:2:1+5 the key `sorce` is not known here (did you mean `source`?)
+    sources/hr.yaml:3:9+10 a list belongs here, not text (put it in brackets: `[hr.workers]`)
+    entitlements.yaml:13:3+1 a list belongs here, not a map (write each item after `- `, on a line of its own)
+      and entitlements.yaml:14:1+1 the key `x` is not known here (keys known here: `grants`, `tables`, `tests`)
+    identity.yaml:31:17+4 a whole number belongs here, not text (write it without quotes: `10`)
+    targets/wiki.yaml:15:10+5 `match` names `login`, which is no attribute of the account (account attributes known here: `email`, `name`)
+      and targets/wiki.yaml:17:12+1 an expression belongs here, not a list (put the whole expression in quotes: `"['a', 'b']"`)
+    "#);
+    let mut files = quickstart();
+    files.iter_mut().find(|file| file.path == WIKI).unwrap().text = String::new();
+    let problems = Bundle::compile(&files).unwrap_err();
+    insta::assert_snapshot!(problems.iter().map(short).collect::<Vec<_>>().join("\n"), @r"
+    targets/wiki.yaml `account` is missing (add `account: { match: userName, attributes: { userName: employeeNumber } }`)
+    targets/wiki.yaml `connector` is missing (add `connector: { sql: { ... } }`)
+    targets/wiki.yaml `target` is missing (add `target: wiki`)
+    ");
 }
 
 #[test]
