@@ -138,7 +138,7 @@ fn attribute_names(drafts: &Drafts<'_>, page: &Page<'_>, attributes: &[Attribute
             let help = "use letters, digits and `_`, a letter first, and no word of the expression language".to_owned();
             page.problem(name.place, format!("`{}` can't be the name of an attribute", name.value), help);
         }
-        let mut shapes = BTreeSet::new();
+        let mut known: Option<Shape> = None;
         for origin in &attribute.origins {
             let (source, source_attribute) = &origin.value;
             let Some(on) = drafts.source(source) else {
@@ -160,21 +160,16 @@ fn attribute_names(drafts: &Drafts<'_>, page: &Page<'_>, attributes: &[Attribute
                 continue;
             }
             let shape = on.value.rules.attributes.get(source_attribute).map_or(Shape::Any, |rule| shape_of(rule.kind));
-            shapes.insert(shape);
+            known = Some(known.map_or(shape, |known| known.or(shape)));
         }
-        let shape = match (shapes.len(), shapes.first()) {
-            (1, Some(shape)) => *shape,
-            _ => Shape::Any,
-        };
-        names.insert(name.value.clone(), shape);
+        names.insert(name.value.clone(), known.unwrap_or(Shape::Any));
     }
     names
 }
 
 fn shape_of(kind: AttributeType) -> Shape {
     match kind {
-        // Any scalar, as it is.
-        AttributeType::Text => Shape::Any,
+        AttributeType::Text => Shape::Scalar,
         AttributeType::Int => Shape::Int,
         AttributeType::Bool => Shape::Bool,
         AttributeType::Date => Shape::Text,
@@ -385,9 +380,7 @@ fn names_of(kinds: &[CheckedKind], own: &[String]) -> Names {
     for (_, attributes) in kinds.iter().filter(|(kind, _)| own.contains(&kind.name)) {
         for (name, shape) in attributes {
             let known = names.entry(name.clone()).or_insert(*shape);
-            if known != shape {
-                *known = Shape::Any;
-            }
+            *known = known.or(*shape);
         }
     }
     names
@@ -511,17 +504,41 @@ fn condition(
 ) -> Option<Rule> {
     let rule = rule(drafts, page, text, names, language, what)?;
     let shape = rule.expression.shape();
-    if !matches!(shape, Shape::Any | Shape::Bool) {
+    if shape.is_no_condition() {
         page.problem(
             text.place,
             format!("a condition is true or false; this one gives {}", shape.name()),
-            "compare with something: `department == 'Sales'`, `size(groups) > 0`, `mail != null`".to_owned(),
+            comparison(drafts, text, shape),
         );
     } else if rule.expression.constant() == Some(Value::Bool(false)) {
         let help = "remove the rule, or let the condition look at an attribute".to_owned();
         page.problem(text.place, "this never applies: it is false for everybody", help);
     }
     Some(rule)
+}
+
+/// What to write instead of a condition that is none. An attribute alone is compared, or declared as true or false.
+fn comparison(drafts: &Drafts<'_>, text: &Placed<String>, shape: Shape) -> String {
+    let name = text.value.trim();
+    let mut attributes = drafts.kinds.iter().flat_map(|on| &on.value.attributes);
+    let Some(declared) = attributes.find(|attribute| attribute.name.value == name) else {
+        return "compare with something: `department == 'Sales'`, `size(groups) > 0`, `mail != null`".to_owned();
+    };
+    let origin = declared.origins.iter().find_map(|origin| {
+        let (source, attribute) = &origin.value;
+        let on = drafts.source(source)?;
+        let rule = on.value.rules.attributes.get(attribute)?;
+        (rule.kind == AttributeType::Text).then_some((attribute, &rule.path, &on.page.file.path))
+    });
+    match (shape, origin) {
+        (Shape::Scalar, Some((attribute, path, file))) => format!(
+            "write `{name} == '…'`, or, if it is true or false, map it in {file} as `{attribute}: {{ path: {path}, \
+             type: bool }}`"
+        ),
+        (Shape::List, _) => format!("write `size({name}) > 0`, or `'vpn' in {name}`"),
+        (Shape::Int | Shape::Float, _) => format!("write `{name} > 0`"),
+        _ => format!("write `{name} != null`"),
+    }
 }
 
 fn rule(

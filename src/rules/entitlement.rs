@@ -2,7 +2,7 @@
 
 use super::expression::Tables;
 use super::read::{Fields, Page, Placed};
-use super::yaml::{Content, Node};
+use super::yaml::{Content, Entry, Node};
 use std::collections::BTreeMap;
 
 #[derive(Debug)]
@@ -22,8 +22,9 @@ pub fn read_tables(fields: &mut Fields<'_>) -> Tables {
     let page = fields.page();
     let mut tables = Tables::new();
     for table in fields.entries("tables") {
-        let mut entries = BTreeMap::new();
-        for entry in page.entries(&table.value) {
+        let (written, mut entries) = (page.entries(&table.value), BTreeMap::new());
+        alike(page, written);
+        for entry in written {
             if let Some(value) = page.value(&entry.value) {
                 entries.insert(entry.key.clone(), value);
             }
@@ -31,6 +32,27 @@ pub fn read_tables(fields: &mut Fields<'_>) -> Tables {
         tables.insert(table.key.clone(), entries);
     }
     tables
+}
+
+/// Whoever looks something up wants either a list or a single value: the fewer are the slip.
+fn alike(page: &Page<'_>, entries: &[Entry]) {
+    let is_list = |entry: &&Entry| matches!(entry.value.content, Content::List(_));
+    let (lists, singles): (Vec<&Entry>, Vec<&Entry>) = entries
+        .iter()
+        .filter(|entry| !matches!(entry.value.content, Content::Null | Content::Map(_)))
+        .partition(is_list);
+    if lists.is_empty() || singles.is_empty() {
+        return;
+    }
+    let (fewer, message, help) = match singles.len() <= lists.len() {
+        true => (singles, "the other entries of this table are lists, this one is not", "put it in brackets: `[x]`"),
+        false => {
+            (lists, "this is a list, the other entries of this table are not", "write one value, without brackets")
+        }
+    };
+    for entry in fewer {
+        page.problem(entry.value.place, message, help.to_owned());
+    }
 }
 
 pub fn read_grants(fields: &mut Fields<'_>) -> Vec<GrantDraft> {

@@ -10,7 +10,7 @@
 use super::function;
 use super::merged::{Merged, SlotSet, Slots};
 use super::program::{self, Lowering, Table};
-use super::shape::{self, Names, Shape};
+use super::shape::{self, Names, Shape, TableShapes};
 use crate::model::Value;
 use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt, Kind};
 use cel::common::value::{CowVal, Val};
@@ -46,7 +46,7 @@ pub struct Language {
     /// As the interpreter wants them.
     cel_tables: CelMap<'static>,
     tables: BTreeMap<String, Arc<Table>>,
-    table_names: BTreeSet<String>,
+    table_shapes: TableShapes,
     slots: Arc<Slots>,
 }
 
@@ -100,7 +100,7 @@ impl Language {
                     (name.clone(), Arc::new(entries.collect()))
                 })
                 .collect(),
-            table_names: tables.keys().cloned().collect(),
+            table_shapes: tables.iter().map(|(name, entries)| (name.clone(), shape_of_all(entries.values()))).collect(),
             slots,
         })
     }
@@ -120,7 +120,7 @@ impl Expression {
             let parsed = catch_unwind(AssertUnwindSafe(|| language.env.compile(text)))
                 .map_err(|_| vec![CompileError::whole(text, "the expression can't be parsed")])?;
             let parsed = parsed.map_err(|errors| syntax_errors(text, &errors.errors))?;
-            let checked = shape::check(&parsed, text, names, &language.table_names)?;
+            let checked = shape::check(&parsed, text, names, &language.table_shapes)?;
             let lowering = Lowering { slots: &language.slots, names, tables: &language.tables };
             Ok(Self {
                 program: program::lower(parsed.expression(), &lowering),
@@ -266,7 +266,7 @@ impl fmt::Debug for Expression {
 
 impl fmt::Debug for Language {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Language").field("tables", &self.table_names).finish_non_exhaustive()
+        f.debug_struct("Language").field("tables", &self.table_shapes.keys()).finish_non_exhaustive()
     }
 }
 
@@ -405,6 +405,18 @@ impl VariableResolver for Scope<'_> {
     }
 }
 
+fn shape_of_all<'a>(values: impl Iterator<Item = &'a Value>) -> Shape {
+    let shape = |value: &Value| match value {
+        Value::Null => Shape::Null,
+        Value::Bool(_) => Shape::Bool,
+        Value::Int(_) => Shape::Int,
+        Value::Float(_) => Shape::Float,
+        Value::Text(_) => Shape::Text,
+        Value::List(_) => Shape::List,
+    };
+    values.map(shape).reduce(Shape::or).unwrap_or(Shape::Any)
+}
+
 fn to_cel<'b>(value: &'b Value) -> CowVal<'b, 'b> {
     match value {
         Value::Null => CowVal::owned(CelNull),
@@ -473,7 +485,7 @@ fn plain_type(name: &str) -> &'static str {
     }
 }
 
-fn operator_name(function: &str) -> String {
+pub(super) fn operator_name(function: &str) -> String {
     match function.trim_matches(|c| c == '_' || c == '@') {
         "[_]" | "[" => "an index `[…]`".to_owned(),
         "?_:" => "a condition `… ? … : …`".to_owned(),

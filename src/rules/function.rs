@@ -30,6 +30,8 @@ pub enum Gives {
     /// Text, or null for null.
     TextOrNull,
     List,
+    /// A list, or null for null.
+    ListOrNull,
     Any,
 }
 
@@ -48,7 +50,7 @@ pub const SIGNATURES: &[Signature] = &[
     global("trim", &[1], Gives::TextOrNull),
     global("ascii", &[1], Gives::TextOrNull),
     global("join", &[2], Gives::TextOrNull),
-    global("split", &[2], Gives::Any),
+    global("split", &[2], Gives::ListOrNull),
     global("substring", &[3], Gives::TextOrNull),
     global("default", &[2], Gives::Any),
     global("lookup", &[3], Gives::Any),

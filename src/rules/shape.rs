@@ -2,10 +2,11 @@
 //! exists, and what type it results in.
 //!
 //! The CEL crate has no type checker. This one is modest: `Shape::Any` where it isn't sure, so that it never refuses what
-//! would work.
+//! would work. With one exception: what alone is a condition has to be mapped as `bool`, for text in its place would fail for
+//! everybody, and nobody would ever leave.
 
-use super::diagnostic::known_names;
-use super::expression::{CompileError, MAX_DEPTH, MAX_LOOPS};
+use super::diagnostic::{PATTERN_HELP, known_names, pattern_problem};
+use super::expression::{CompileError, MAX_DEPTH, MAX_LOOPS, operator_name};
 use super::function::{Gives, MACROS, SIGNATURES};
 use cel::Program;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
@@ -20,12 +21,17 @@ pub enum Shape {
     Int,
     Float,
     Text,
+    /// What a source maps as `text`: text, or whatever other single value came in its place.
+    Scalar,
     List,
     Map,
 }
 
 /// The attributes an expression may use, and their shape. Any of them may be null.
 pub type Names = BTreeMap<String, Shape>;
+
+/// The tables, and the shape of what they hold.
+pub type TableShapes = BTreeMap<String, Shape>;
 
 /// What the check found out.
 #[derive(Debug)]
@@ -47,19 +53,42 @@ impl Shape {
             Self::Bool => "true or false",
             Self::Int => "a number",
             Self::Float => "a decimal number",
-            Self::Text => "text",
+            Self::Text | Self::Scalar => "text",
             Self::List => "a list",
             Self::Map => "a map",
         }
     }
+
+    /// Of what is either the one or the other.
+    pub fn or(self, other: Self) -> Self {
+        let single = |shape| matches!(shape, Self::Int | Self::Float | Self::Text | Self::Scalar);
+        match (self, other) {
+            (one, other) if one == other => one,
+            (Self::Int | Self::Float, Self::Int | Self::Float) => Self::Float,
+            (one, other) if single(one) && single(other) => Self::Scalar,
+            _ => Self::Any,
+        }
+    }
+
+    /// Values of both may be of one type.
+    fn fits(self, other: Self) -> bool {
+        let unknown = |shape| matches!(shape, Self::Any | Self::Null);
+        let single = |shape| matches!(shape, Self::Bool | Self::Int | Self::Float | Self::Text | Self::Scalar);
+        match (self, other) {
+            (one, other) if one == other || unknown(one) || unknown(other) => true,
+            (Self::Int, Self::Float) | (Self::Float, Self::Int) => true,
+            (Self::Scalar, other) | (other, Self::Scalar) => single(other),
+            _ => false,
+        }
+    }
+
+    /// A value of this shape is surely neither true nor false.
+    pub fn is_no_condition(self) -> bool {
+        !matches!(self, Self::Any | Self::Bool)
+    }
 }
 
-pub fn check(
-    program: &Program,
-    text: &str,
-    names: &Names,
-    tables: &BTreeSet<String>,
-) -> Result<Checked, Vec<CompileError>> {
+pub fn check(program: &Program, text: &str, names: &Names, tables: &TableShapes) -> Result<Checked, Vec<CompileError>> {
     let mut checker = Checker {
         program,
         text,
@@ -88,7 +117,7 @@ struct Checker<'a> {
     program: &'a Program,
     text: &'a str,
     names: &'a Names,
-    tables: &'a BTreeSet<String>,
+    tables: &'a TableShapes,
     /// Variables of the loops around.
     bound: Vec<String>,
     attributes: BTreeSet<String>,
@@ -121,14 +150,17 @@ impl Checker<'_> {
             Expr::Select(select) => {
                 self.table(&select.operand.expr, &select.field, select.operand.id);
                 let operand = self.visit(&select.operand);
-                if matches!(operand, Shape::Bool | Shape::Int | Shape::Float | Shape::Text | Shape::List) {
+                if matches!(
+                    operand,
+                    Shape::Bool | Shape::Int | Shape::Float | Shape::Text | Shape::Scalar | Shape::List
+                ) {
                     self.error(
                         select.operand.id,
                         format!("`.{}` asks for a field of {}, which has none", select.field, operand.name()),
-                        None,
+                        Some("write the attribute's name alone: paths stand where the source maps it".to_owned()),
                     );
                 }
-                if select.test { Shape::Bool } else { Shape::Any }
+                if select.test { Shape::Bool } else { self.entry_of(&select.operand) }
             }
             Expr::List(list) => {
                 for element in &list.elements {
@@ -225,8 +257,8 @@ impl Checker<'_> {
     /// `tables.x`: there has to be a table x.
     fn table(&mut self, operand: &Expr, field: &str, id: u64) {
         let of_tables = matches!(operand, Expr::Ident(name) if name == "tables") && !self.names.contains_key("tables");
-        if of_tables && !self.tables.contains(field) {
-            let help = known_names(field, "tables", self.tables.iter().map(String::as_str));
+        if of_tables && !self.tables.contains_key(field) {
+            let help = known_names(field, "tables", self.tables.keys().map(String::as_str));
             self.error(id, format!("no table is named `{field}`"), Some(help));
             // Shown is the operand; meant is the field after its dot, where it stands right there.
             let text: Vec<char> = self.text.chars().collect();
@@ -237,6 +269,16 @@ impl Checker<'_> {
                     (error.at, error.width) = (start, width);
                 }
             }
+        }
+    }
+
+    /// What a table holds, where `of` is one.
+    fn entry_of(&self, of: &IdedExpr) -> Shape {
+        match &of.expr {
+            Expr::Select(select) if matches!(&select.operand.expr, Expr::Ident(name) if name == "tables") => {
+                self.tables.get(&select.field).copied().unwrap_or(Shape::Any)
+            }
+            _ => Shape::Any,
         }
     }
 
@@ -255,33 +297,60 @@ impl Checker<'_> {
         match operator(&call.func_name, &args) {
             Some(shape) => {
                 self.operands(call, &args, id);
-                shape
+                match call.args.as_slice() {
+                    [container, _] if call.func_name == operators::INDEX => self.entry_of(container),
+                    _ => shape,
+                }
             }
-            None => self.function(call, target.is_some(), id),
+            None => {
+                let given = self.function(call, target.is_some(), id);
+                match (call.func_name.as_str(), call.args.as_slice(), args.as_slice()) {
+                    ("default", _, [value, otherwise]) => value.or(*otherwise),
+                    ("lookup", [table, ..], [_, _, otherwise]) => self.entry_of(table).or(*otherwise),
+                    _ => given,
+                }
+            }
         }
     }
 
-    /// `a == 'x'` and `a && b` where the types can't fit.
+    /// `a == 'x'`, `a < 1` and `a && b` where the types can't fit.
     fn operands(&mut self, call: &CallExpr, args: &[Shape], id: u64) {
         match (call.func_name.as_str(), args) {
-            (operators::EQUALS | operators::NOT_EQUALS, [left, right]) => {
-                let numbers = |shape: &Shape| matches!(shape, Shape::Int | Shape::Float);
-                let fit = left == right
-                    || [left, right].iter().any(|s| matches!(s, Shape::Any | Shape::Null))
-                    || (numbers(left) && numbers(right));
-                if !fit {
-                    self.error(
-                        id,
-                        format!("{} is never equal to {}", left.name(), right.name()),
-                        Some("compare values of the same type: `x == 'text'`, `x == 1`, `x == true`".to_owned()),
-                    );
-                }
+            (operators::EQUALS | operators::NOT_EQUALS, [left, right]) if !left.fits(*right) => {
+                self.error(
+                    id,
+                    format!("{} is never equal to {}", left.name(), right.name()),
+                    Some("compare values of the same type: `x == 'text'`, `x == 1`, `x == true`".to_owned()),
+                );
+            }
+            (
+                operators::LESS
+                | operators::LESS_EQUALS
+                | operators::GREATER
+                | operators::GREATER_EQUALS
+                | operators::ADD
+                | operators::SUBSTRACT
+                | operators::MULTIPLY
+                | operators::DIVIDE
+                | operators::MODULO,
+                [left, right],
+            ) if !left.fits(*right) => {
+                let name = operator_name(&call.func_name);
+                self.error(
+                    id,
+                    format!("{name} can't be used on {} and {}", left.name(), right.name()),
+                    Some("use values of the same type: `string(x)` gives text, `int(x)` a number".to_owned()),
+                );
             }
             (operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT | operators::CONDITIONAL, _) => {
                 let conditions = if call.func_name == operators::CONDITIONAL { 1 } else { args.len() };
                 for (shape, arg) in args.iter().zip(&call.args).take(conditions) {
-                    if !matches!(shape, Shape::Any | Shape::Bool) {
-                        self.error(arg.id, format!("true or false belongs here, not {}", shape.name()), None);
+                    if shape.is_no_condition() {
+                        self.error(
+                            arg.id,
+                            format!("true or false belongs here, not {}", shape.name()),
+                            Some("compare with something: `x == 'text'`, `x > 0`, `x != null`".to_owned()),
+                        );
                     }
                 }
             }
@@ -329,9 +398,10 @@ impl Checker<'_> {
         match right.gives {
             Gives::Bool => Shape::Bool,
             Gives::Int => Shape::Int,
-            Gives::Text => Shape::Text,
-            Gives::List => Shape::List,
-            Gives::TextOrNull | Gives::Any => Shape::Any,
+            // As any attribute, it may be null.
+            Gives::Text | Gives::TextOrNull => Shape::Text,
+            Gives::List | Gives::ListOrNull => Shape::List,
+            Gives::Any => Shape::Any,
         }
     }
 
@@ -341,9 +411,7 @@ impl Checker<'_> {
         if let Expr::Literal(LiteralValue::String(pattern)) = &arg.expr
             && let Err(error) = regex::Regex::new(pattern.inner())
         {
-            let reason = error.to_string();
-            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            self.error(arg.id, format!("this is not a pattern: {reason}"), None);
+            self.error(arg.id, pattern_problem(&error), Some(PATTERN_HELP.to_owned()));
         }
     }
 
@@ -391,12 +459,15 @@ fn operator(name: &str, args: &[Shape]) -> Option<Shape> {
         | operators::IN
         | operators::NOT_STRICTLY_FALSE => Shape::Bool,
         operators::CONDITIONAL => match args {
-            [_, yes, no] if yes == no => *yes,
+            [_, yes, no] => yes.or(*no),
             _ => Shape::Any,
         },
         // Both sides have the same type, or it fails.
         operators::ADD | operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE | operators::MODULO => {
-            args.iter().copied().find(|shape| *shape != Shape::Any).unwrap_or(Shape::Any)
+            let mut known = args.iter().copied().filter(|shape| *shape != Shape::Any);
+            let first = known.clone().next();
+            // The other side says which of them it is.
+            known.find(|shape| *shape != Shape::Scalar).or(first).unwrap_or(Shape::Any)
         }
         operators::NEGATE => args.first().copied().unwrap_or(Shape::Any),
         operators::INDEX | operators::OPT_INDEX | operators::OPT_SELECT => Shape::Any,

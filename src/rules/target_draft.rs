@@ -79,6 +79,12 @@ pub fn read_target(fields: &mut Fields<'_>) -> Option<TargetDraft> {
     if let Some(mut deadline) = fields.fields("deadline") {
         provision_deadline = deadline.duration("provision", provision_deadline);
         deprovision_deadline = deadline.duration("deprovision", deprovision_deadline);
+        for (key, duration) in [("provision", provision_deadline), ("deprovision", deprovision_deadline)] {
+            if duration.is_zero() {
+                let place = deadline.key_place(key).unwrap_or(deadline.place());
+                page.problem(place, "a deadline needs some time", format!("write `{key}: 15m`"));
+            }
+        }
         deadline.finish();
     }
     Some(TargetDraft {

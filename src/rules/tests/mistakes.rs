@@ -121,8 +121,8 @@ fn each_mistake_is_shown_where_it_is_and_with_its_remedy() {
       and targets/directory.yaml:34:12+5 no attribute is named `title` (the source `hr` maps it: add `title: [hr.title]` to the kind's attributes)
     identity.yaml:23:15+5 no attribute is named `stats` (did you mean `status`?)
     identity.yaml:23:40+1 this is not an expression: it ends where something is still to come (write what is to come, or remove what asks for it)
-    identity.yaml: `active: status` is fine
-    identity.yaml:23:15+9 a condition is true or false; this one gives text (compare with something: `department == 'Sales'`, `size(groups) > 0`, `mail != null`)
+    identity.yaml:23:15+6 a condition is true or false; this one gives text (write `status == '…'`, or, if it is true or false, map it in sources/hr.yaml as `status: { path: worker.status, type: bool }`)
+    identity.yaml:23:15+9 a condition is true or false; this one gives text (write `startDate != null`)
     identity.yaml:23:15+5 this never applies: it is false for everybody (remove the rule, or let the condition look at an attribute)
     identity.yaml:24:14+6 `status` comes from hr.status, which is no date (write `status: { path: worker.status, type: date }` in sources/hr.yaml)
     identity.yaml:24:14+9 no attribute is named `startdate` (did you mean `startDate`?)
@@ -144,7 +144,7 @@ fn each_mistake_is_shown_where_it_is_and_with_its_remedy() {
     entitlements.yaml:16:23+6 `lookup` takes 3 argument(s), not 2
     entitlements.yaml:16:22+25 a list of groups belongs here, not text (write `["group"]` for one group)
     entitlements.yaml:24:34+9 no function is named `startWith` (did you mean `startsWith`?)
-    entitlements.yaml:24:43+7 this is not a pattern: unclosed group
+    entitlements.yaml:24:43+7 this is not a pattern: unclosed group (close what is opened; a character that means itself stands in brackets: `[(]`, `[*]`)
     entitlements.yaml:20:11+9 a grant named `employees` stands above already (give each its own name)
     entitlements.yaml:18:11+5 this never applies: it is false for everybody (remove the rule, or let the condition look at an attribute)
     entitlements.yaml:4:18+1 a value or a list of values belongs here, not a map (write a value, `x`, or several, `[x, y]`)
@@ -176,6 +176,94 @@ fn shown(cases: &[(&str, &str, &str)]) -> String {
         Err(problems) => problems.iter().map(short).collect::<Vec<_>>().join("\n  and "),
     });
     shown.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_rule_that_fails_for_everybody_is_refused() {
+    let (active, when) = ("active: status != 'terminated'", "when: workerType == 'employee'");
+    let groups = "lookup(tables.department, department, [])";
+    insta::assert_snapshot!(shown(&[
+        (IDENTITY, active, "active: status"),
+        (IDENTITY, active, "active: \"status + 'x'\""),
+        (IDENTITY, active, "active: lower(status)"),
+        (IDENTITY, active, "active: default(status, 'active')"),
+        (IDENTITY, active, "active: groups"),
+        (IDENTITY, active, "active: '!status'"),
+        (IDENTITY, active, "active: status != 'terminated' && title"),
+        (IDENTITY, active, "active: endDate > 5"),
+        (IDENTITY, active, "active: groups < 'x'"),
+        (IDENTITY, active, "active: size(groups) + 'x' == 'y'"),
+        (IDENTITY, "urgent: terminationReason == 'security'", "urgent: terminationReason"),
+        (WIKI, "when: department in ['Engineering', 'Product', 'Design', 'Support']", "when: department"),
+        (GRANTS, when, "when: \"workerType == 'a' ? department : title\""),
+        (GRANTS, when, "when: \"tables.department[department] == 'x'\""),
+        (GRANTS, when, "when: department.name == 'x'"),
+        (GRANTS, groups, "department"),
+        (GRANTS, groups, "default(department, title)"),
+        (GRANTS, "    People: [people]\n", "    People: people\n"),
+        (
+            GRANTS,
+            "    People: [people]\n\ngrants:\n",
+            "    People: [people]\n  n: { a: b }\ngrants:\n  - name: n\n    to: { directory: \"lookup(tables.n, title, 'c')\" }\n",
+        ),
+        (DIRECTORY, "deprovision: 15m", "deprovision: 0s"),
+        (DIRECTORY, "provision: 4h", "provision: 0m"),
+    ]), @r#"
+    identity.yaml:23:15+6 a condition is true or false; this one gives text (write `status == '…'`, or, if it is true or false, map it in sources/hr.yaml as `status: { path: worker.status, type: bool }`)
+    identity.yaml:23:15+14 a condition is true or false; this one gives text (compare with something: `department == 'Sales'`, `size(groups) > 0`, `mail != null`)
+    identity.yaml:23:15+13 a condition is true or false; this one gives text (compare with something: `department == 'Sales'`, `size(groups) > 0`, `mail != null`)
+    identity.yaml:23:15+25 a condition is true or false; this one gives text (compare with something: `department == 'Sales'`, `size(groups) > 0`, `mail != null`)
+    identity.yaml:23:15+6 a condition is true or false; this one gives a list (write `size(groups) > 0`, or `'vpn' in groups`)
+    identity.yaml:23:17+6 true or false belongs here, not text (compare with something: `x == 'text'`, `x > 0`, `x != null`)
+    identity.yaml:23:41+5 true or false belongs here, not text (compare with something: `x == 'text'`, `x > 0`, `x != null`)
+    identity.yaml:23:23+1 `>` can't be used on text and a number (use values of the same type: `string(x)` gives text, `int(x)` a number)
+    identity.yaml:23:22+1 `<` can't be used on a list and text (use values of the same type: `string(x)` gives text, `int(x)` a number)
+    identity.yaml:23:28+1 `+` can't be used on a number and text (use values of the same type: `string(x)` gives text, `int(x)` a number)
+      and identity.yaml:23:34+2 a number is never equal to text (compare values of the same type: `x == 'text'`, `x == 1`, `x == true`)
+    identity.yaml:28:15+17 a condition is true or false; this one gives text (write `terminationReason == '…'`, or, if it is true or false, map it in sources/hr.yaml as `terminationReason: { path: worker.terminationReason, type: bool }`)
+    targets/wiki.yaml:14:9+10 a condition is true or false; this one gives text (write `department == '…'`, or, if it is true or false, map it in sources/hr.yaml as `department: { path: worker.department, type: bool }`)
+    entitlements.yaml:18:11+40 a condition is true or false; this one gives text (compare with something: `department == 'Sales'`, `size(groups) > 0`, `mail != null`)
+    entitlements.yaml:18:42+2 a list is never equal to text (compare values of the same type: `x == 'text'`, `x == 1`, `x == true`)
+    entitlements.yaml:18:11+10 `.name` asks for a field of text, which has none (write the attribute's name alone: paths stand where the source maps it)
+    entitlements.yaml:16:22+12 a list of groups belongs here, not text (write `["group"]` for one group)
+    entitlements.yaml:16:22+28 a list of groups belongs here, not text (write `["group"]` for one group)
+    entitlements.yaml:10:13+6 the other entries of this table are lists, this one is not (put it in brackets: `[x]`)
+    entitlements.yaml:14:22+30 a list of groups belongs here, not text (write `["group"]` for one group)
+    targets/directory.yaml:39:28+11 a deadline needs some time (write `deprovision: 15m`)
+    targets/directory.yaml:39:13+9 a deadline needs some time (write `provision: 15m`)
+    "#);
+}
+
+#[test]
+fn a_rule_that_may_hold_for_somebody_is_taken() {
+    let (active, when) = ("active: status != 'terminated'", "when: workerType == 'employee'");
+    for (path, from, to) in [
+        // Text is any single value, as it came.
+        (IDENTITY, active, "active: default(status, true)"),
+        (IDENTITY, active, "active: status == true"),
+        (IDENTITY, active, "active: \"status == 'x' ? true : status\""),
+        (GRANTS, when, "when: department > 5"),
+        (GRANTS, when, "when: department + title == 'x'"),
+        // It fails for those who have none, and for nobody else.
+        (GRANTS, when, "when: department.startsWith('E')"),
+        (GRANTS, when, "when: tables.department[department].exists(group, group == 'crm')"),
+        (GRANTS, when, "when: groups[0] == 'vpn'"),
+        (GRANTS, when, "when: startDate > '2026-01-01'"),
+        (GRANTS, "    People: [people]\n", "    People: [people]\n    Nobody:\n"),
+        (GRANTS, "lookup(tables.department, department, [])", "default(groups, [department])"),
+        (GRANTS, "lookup(tables.department, department, [])", "split(department, ',')"),
+    ] {
+        if let Err(problems) = Bundle::compile(&edited(path, from, to)) {
+            panic!("{to}: {}", crate::rules::diagnostic::render(&problems));
+        }
+    }
+    let mut files = edited(HR, "status: worker.status", "status: { path: worker.status, type: bool }");
+    for file in &mut files {
+        // The tests of the files have records where it is text.
+        file.text = file.text.replace("status != 'terminated'", "status").replace("status: active, ", "");
+        file.text = file.text.replace(", status: active", "").replace("status: terminated, ", "");
+    }
+    assert!(Bundle::compile(&files).is_ok());
 }
 
 #[test]
