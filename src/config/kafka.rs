@@ -126,6 +126,7 @@ impl KafkaRules {
 /// The section `bus.kafka`.
 pub(super) fn read(mut section: Fields<'_>) -> Option<KafkaRules> {
     let bootstrap = section.need_text("bootstrap", "bootstrap: 127.0.0.1:9092");
+    let bootstrap = bootstrap.and_then(|brokers| with_ports(section.page(), brokers));
     let tls = written(&mut section, "tls", "tls: {}").map(tls);
     let sasl = written(&mut section, "sasl", SASL_EXAMPLE).and_then(sasl);
     let replicas = section.number("replicas", 1, 100).and_then(|count| u16::try_from(count).ok());
@@ -134,6 +135,20 @@ pub(super) fn read(mut section: Fields<'_>) -> Option<KafkaRules> {
     section.finish();
     rules.bootstrap = bootstrap?.value;
     Some(rules)
+}
+
+/// Brokers as `HOST:PORT,…`: a port that is left out would be guessed. What a reference stands for isn't known yet.
+fn with_ports(page: &Page<'_>, brokers: Placed<String>) -> Option<Placed<String>> {
+    let fine = |broker: &str| {
+        let port = broker.trim().rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+        broker.contains("${") || port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+    };
+    if brokers.value.split(',').all(fine) {
+        return Some(brokers);
+    }
+    let help = "write HOST:PORT for each, with commas between: `b1.example.com:9092,b2.example.com:9092`".to_owned();
+    page.problem(brokers.place, "a broker's address has a host and a port", help);
+    None
 }
 
 const SASL_EXAMPLE: &str = "sasl: { mechanism: scram-sha-512, user: lockstep, password: '${env:KAFKA_PASSWORD}' }";
@@ -348,5 +363,27 @@ mod tests {
         error: the key `pasword` is not known here
         error: `security.protocol` is what `bus.kafka.tls` says already
         ");
+    }
+
+    #[test]
+    fn brokers_are_named_with_their_ports() {
+        for (bootstrap, fine) in [
+            ("b1:9092", true),
+            ("b1:9092, ssl://[::1]:9093", true),
+            ("${env:BROKERS}", true),
+            ("b1:9092,${env:BROKER}:9092", true),
+            ("nohost", false),
+            ("b1:9092,b2", false),
+            ("b1:", false),
+            (":9092", false),
+            ("b1:99999", false),
+            ("b1:9092,", false),
+        ] {
+            let text = format!("tenants: [acme]\nbus: {{ kafka: {{ bootstrap: '{bootstrap}' }} }}\n");
+            let parsed = installation::parse(&SourceFile::new("lockstep.yaml", &text));
+            let problems = parsed.err().map(|problems| diagnostic::render(&problems)).unwrap_or_default();
+            assert_eq!(problems.is_empty(), fine, "{bootstrap}: {problems}");
+            assert!(fine || problems.contains("write HOST:PORT"), "{bootstrap}: {problems}");
+        }
     }
 }
