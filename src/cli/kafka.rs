@@ -64,6 +64,8 @@ fn login(rules: &KafkaRules, data: &Path) -> anyhow::Result<Option<TokenLogin>> 
 fn resolved(key: &str, text: &str, data: &Path) -> anyhow::Result<String> {
     match resolve(text, data) {
         Ok(secret) => Ok(secret.expose().to_owned()),
-        Err(error) => Err(Failure::new(Exit::Config, format!("lockstep.yaml, bus.kafka.{key}: {error}")).into()),
+        Err(error) => Err(Failure::new(Exit::Config, format!("lockstep.yaml, bus.kafka.{key}: {error}"))
+            .help(error.remedy())
+            .into()),
     }
 }

@@ -334,7 +334,7 @@ impl Parts {
         let limits = Limits { timeout: rules.timeout, concurrency: rules.concurrency };
         let secret = |text: &str| match resolve(text, &self.data) {
             Ok(secret) => Ok(secret.expose().to_owned()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(format!("{error}: {}", error.remedy())),
         };
         let opening = connector::open(&rules.connector, limits, &secret);
         self.runtime.block_on(opening).map_err(|error| LoopError::Connector { target: rules.name.clone(), error })

@@ -32,6 +32,7 @@ struct KeycloakArgs {
 pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     let System::Keycloak(KeycloakArgs { source }) = args.system;
     let config = runtime::load_config(&common.config())?;
+    runtime::check_references(&config, None, &common.data)?;
     runtime::start_logs(Some(&config.installation))?;
     let rules = config.bundle.source(&SourceName::new(&*source)).ok_or_else(|| {
         let known: Vec<&str> = config.bundle.sources().iter().map(|source| source.name.as_str()).collect();
@@ -63,7 +64,9 @@ fn settings(
 ) -> anyhow::Result<PollerSettings> {
     let resolve = |text: &str| -> anyhow::Result<Secret> {
         secret::resolve(text, data).map_err(|error| {
-            Failure::new(Exit::Config, format!("source {}: poll: keycloak: {error}", rules.name)).into()
+            Failure::new(Exit::Config, format!("source {}: poll: keycloak: {error}", rules.name))
+                .help(error.remedy())
+                .into()
         })
     };
     let login = match &keycloak.login {

@@ -34,6 +34,7 @@ pub struct Process {
 
 pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     let config = runtime::load_config(&common.config())?;
+    runtime::check_references(&config, None, &common.data)?;
     let instance = args.process.instance.clone().unwrap_or_else(loops::default_instance);
     run_loops(common, &args.process, config, &format!("processor-{instance}"), instance, |parts| {
         Ok(vec![parts.spawn_processor(args.threads.into())?, parts.spawn_progress()?])

@@ -7,6 +7,7 @@ use crate::bus::{Bus, BusError};
 use crate::codec::public::PublicCodec;
 use crate::codec::registry::Registry;
 use crate::config::{BusRules, Config, Installation, LogFormat, resolve};
+use crate::rules::TargetRules;
 use crate::telemetry::log;
 use anyhow::Context;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -79,6 +80,16 @@ pub fn load_config(dir: &Path) -> anyhow::Result<Config> {
                 .into(),
         }
     })
+}
+
+/// Refuses references of lockstep.yaml and of these targets that can't be resolved, before anything begins.
+pub fn check_references<'t>(
+    config: &Config,
+    targets: impl IntoIterator<Item = &'t TargetRules>,
+    data: &Path,
+) -> anyhow::Result<()> {
+    let checked = config.check_references(targets, data);
+    checked.map_err(|error| Failure::new(Exit::Config, error.to_string()).into())
 }
 
 /// Makes the data folder, for its owner only: it holds personal data and the token.
@@ -163,7 +174,7 @@ pub fn codec(installation: &Installation, data: &Path) -> anyhow::Result<Arc<Pub
 pub fn registry(installation: &Installation, data: &Path) -> anyhow::Result<Option<Arc<Registry>>> {
     let failure = |error: String| Failure::new(Exit::Config, format!("lockstep.yaml: registry: {error}"));
     let Some(url) = &installation.registry else { return Ok(None) };
-    let url = resolve(url, data).map_err(|error| failure(error.to_string()))?;
+    let url = resolve(url, data).map_err(|error| failure(error.to_string()).help(error.remedy()))?;
     let registry = Registry::new(url.expose()).map_err(|error| failure(error.to_string()))?;
     Ok(Some(Arc::new(registry)))
 }

@@ -18,6 +18,7 @@ pub struct Args {
 
 pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     let config = runtime::load_config(&common.config())?;
+    runtime::check_references(&config, None, &common.data)?;
     let installation = &config.installation;
     runtime::start_logs(Some(installation))?;
     if matches!(installation.bus, BusRules::Embedded) {

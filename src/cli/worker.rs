@@ -24,6 +24,7 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
             .help(format!("targets there: {}", known.join(", ")))
             .into());
     };
+    runtime::check_references(&config, [rules], &common.data)?;
     let on_this_host = matches!(&rules.connector, ConnectorRules::Sql(sql) if sql.url.starts_with("sqlite:"));
     let instance = args.process.instance.clone().unwrap_or_else(loops::default_instance);
     let folder = format!("worker-{target}-{instance}");

@@ -7,7 +7,7 @@ use crate::model::TenantId;
 use crate::model::topic::TopicNames;
 use crate::rules::diagnostic::{Diagnostic, SourceFile};
 use crate::rules::read::{Fields, Page, Placed};
-use crate::rules::yaml;
+use crate::rules::yaml::{self, Content, Node};
 use std::net::SocketAddr;
 
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct Installation {
     pub event_bytes: usize,
     /// What a process may keep of its local state in memory, in MiB.
     pub memory_mib: u32,
+    /// Every value that refers to something outside; unresolved.
+    pub references: Vec<Placed<String>>,
 }
 
 impl Installation {
@@ -75,12 +77,25 @@ const LEAST_MEMORY_MIB: u64 = 16;
 pub fn parse(file: &SourceFile) -> Result<Installation, Vec<Diagnostic>> {
     let node = yaml::parse(file).map_err(|problem| vec![problem])?;
     let page = Page::new(file);
-    let installation = page.fields(&node).and_then(read);
+    let mut installation = page.fields(&node).and_then(read);
+    if let Some(installation) = &mut installation {
+        references(&node, &mut installation.references);
+    }
     let mut problems = page.into_problems();
     problems.sort_by_key(|problem| (problem.line, problem.column));
     match installation {
         Some(installation) if problems.is_empty() => Ok(installation),
         _ => Err(problems),
+    }
+}
+
+/// Whatever may hold a reference here is resolved at the start.
+fn references(node: &Node, found: &mut Vec<Placed<String>>) {
+    match &node.content {
+        Content::Text(text) if text.contains("${") => found.push(Placed { value: text.clone(), place: node.place }),
+        Content::List(items) => items.iter().for_each(|item| references(item, found)),
+        Content::Map(entries) => entries.iter().for_each(|entry| references(&entry.value, found)),
+        _ => {}
     }
 }
 
@@ -142,6 +157,7 @@ fn read(mut fields: Fields<'_>) -> Option<Installation> {
         decisions,
         event_bytes: event_bytes.unwrap_or(EVENT_BYTES),
         memory_mib: memory_mib.unwrap_or(MEMORY_MIB),
+        references: Vec::new(),
     })
 }
 

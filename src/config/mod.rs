@@ -8,7 +8,7 @@ pub mod installation;
 mod kafka;
 pub mod secret;
 
-use crate::rules::{Bundle, Diagnostic, TenantRule, diagnostic};
+use crate::rules::{Bundle, Diagnostic, SourceFile, TargetRules, TenantRule, diagnostic};
 use std::path::{Path, PathBuf};
 
 pub use installation::{BusRules, Installation, LogFormat};
@@ -21,6 +21,8 @@ pub struct Config {
     pub installation: Installation,
     pub bundle: Bundle,
     pub dir: PathBuf,
+    /// lockstep.yaml as it was read.
+    file: SourceFile,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +50,11 @@ impl Config {
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
         let folder = folder::read(dir)?;
         let mut diagnostics = folder.problems;
-        let installation = match &folder.installation {
-            Some(file) => installation::parse(file).map_err(|problems| diagnostics.extend(problems)).ok(),
+        let installation = match folder.installation {
+            Some(file) => {
+                let parsed = installation::parse(&file).map_err(|problems| diagnostics.extend(problems));
+                parsed.ok().map(|installation| (installation, file))
+            }
             None => {
                 let help = "write it: `tenants: [acme]` is all that it needs".to_owned();
                 diagnostics.push(Diagnostic::of_file("lockstep.yaml", "the file is missing", Some(help)));
@@ -57,14 +62,42 @@ impl Config {
             }
         };
         let bundle = Bundle::compile(&folder.rules).map_err(|problems| diagnostics.extend(problems)).ok();
-        if let (Some(installation), Some(bundle)) = (&installation, &bundle) {
+        if let (Some((installation, _)), Some(bundle)) = (&installation, &bundle) {
             diagnostics.extend(unknown_tenants(installation, bundle));
         }
         match (installation, bundle) {
-            (Some(installation), Some(bundle)) if diagnostics.is_empty() => {
-                Ok(Self { installation, bundle, dir: dir.to_owned() })
+            (Some((installation, file)), Some(bundle)) if diagnostics.is_empty() => {
+                Ok(Self { installation, bundle, dir: dir.to_owned(), file })
             }
             _ => Err(ConfigError::Wrong { dir: dir.to_owned(), diagnostics }),
+        }
+    }
+}
+
+impl Config {
+    /// Resolves what a process needs at its start, all of lockstep.yaml and of these targets, and says what can't be: a secret
+    /// that is missing is found before anything is written or joined. Nothing of it is kept.
+    pub fn check_references<'t>(
+        &self,
+        targets: impl IntoIterator<Item = &'t TargetRules>,
+        data_dir: &Path,
+    ) -> Result<(), ConfigError> {
+        let own = self.installation.references.iter().map(|reference| (&self.file, reference));
+        let of_targets = targets.into_iter().flat_map(|target| {
+            let file = self.bundle.files().iter().find(|file| file.path == target.file);
+            let file = file.expect("a target is declared in a file of its bundle");
+            target.references.iter().map(move |reference| (file, reference))
+        });
+        let diagnostics: Vec<Diagnostic> = own
+            .chain(of_targets)
+            .filter_map(|(file, reference)| {
+                let error = resolve(&reference.value, data_dir).err()?;
+                Some(file.diagnostic(reference.place, error.to_string(), Some(error.remedy().to_owned())))
+            })
+            .collect();
+        match diagnostics.is_empty() {
+            true => Ok(()),
+            false => Err(ConfigError::Wrong { dir: self.dir.clone(), diagnostics }),
         }
     }
 }
@@ -285,6 +318,60 @@ mod tests {
 
         5 mistakes in DIR
         "#);
+    }
+
+    #[test]
+    fn a_reference_that_leads_nowhere_is_shown_before_anything_begins() {
+        let dir = copied(
+            "tenants: [acme]\nregistry: { url: \"http://u:${env:LOCKSTEP_NOT_SET}@r\" }\nbus:\n  kafka:\n    bootstrap: ${env:LOCKSTEP_NOT_SET}\n    sasl: { mechanism: plain, user: u, password: '${file:/nowhere/x}' }\n",
+        );
+        let path = dir.path().join("targets/directory.yaml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let from = "sqlite:${data}/directory.db";
+        std::fs::write(&path, text.replace(from, "postgres://u:${env:LOCKSTEP_NOT_SET_X}@db/x")).unwrap();
+        let config = Config::load(dir.path()).unwrap_or_else(|error| panic!("{error}"));
+        let shown = |targets: &[TargetRules]| {
+            let error = config.check_references(targets, dir.path()).unwrap_err().to_string();
+            error.replace(&dir.path().display().to_string(), "DIR")
+        };
+        insta::assert_snapshot!(shown(config.bundle.targets()), @r#"
+        error: the environment variable LOCKSTEP_NOT_SET is not set
+         --> lockstep.yaml:2:18
+          |
+        2 | registry: { url: "http://u:${env:LOCKSTEP_NOT_SET}@r" }
+          |                  ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+          |
+          = help: set it where this process starts, or use `${file:PATH}`
+
+        error: the environment variable LOCKSTEP_NOT_SET is not set
+         --> lockstep.yaml:5:16
+          |
+        5 |     bootstrap: ${env:LOCKSTEP_NOT_SET}
+          |                ^^^^^^^^^^^^^^^^^^^^^^^
+          |
+          = help: set it where this process starts, or use `${file:PATH}`
+
+        error: can't read the secret file /nowhere/x: No such file or directory (os error 2)
+         --> lockstep.yaml:6:50
+          |
+        6 |     sasl: { mechanism: plain, user: u, password: '${file:/nowhere/x}' }
+          |                                                  ^^^^^^^^^^^^^^^^^^^^
+          |
+          = help: let this process read it, or name another
+
+        error: the environment variable LOCKSTEP_NOT_SET_X is not set
+         --> targets/directory.yaml:5:10
+          |
+        5 |     url: postgres://u:${env:LOCKSTEP_NOT_SET_X}@db/x
+          |          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+          |
+          = help: set it where this process starts, or use `${file:PATH}`
+
+        4 mistakes in DIR
+        "#);
+        assert!(shown(&[]).ends_with("3 mistakes in DIR"), "a worker resolves nothing of other targets");
+        let quickstart = Config::load(&quickstart()).unwrap();
+        quickstart.check_references(quickstart.bundle.targets(), dir.path()).unwrap();
     }
 
     #[test]

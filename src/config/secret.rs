@@ -13,7 +13,7 @@ pub struct Secret(String);
 /// Why a reference can't be resolved. It names the variable or file, never what is in it.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    #[error("the environment variable {0} is not set: set it, or use ${{file:PATH}}")]
+    #[error("the environment variable {0} is not set")]
     NotSet(String),
     #[error("the environment variable {0} is not valid text")]
     NotText(String),
@@ -21,10 +21,23 @@ pub enum SecretError {
     Unreadable { path: PathBuf, reason: std::io::Error },
     #[error("the secret file {} is larger than {MAX_SECRET_BYTES} bytes", .0.display())]
     TooLarge(PathBuf),
-    #[error("`${{{0}}}` is no reference that is known: write ${{env:NAME}}, ${{file:PATH}} or ${{data}}")]
+    #[error("`${{{0}}}` is no reference that is known")]
     Unknown(String),
     #[error("a reference begins with `${{` and has no `}}` after it")]
     Unfinished,
+}
+
+impl SecretError {
+    /// What can be done about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::NotSet(_) => "set it where this process starts, or use `${file:PATH}`",
+            Self::NotText(_) => "set it to UTF-8 text",
+            Self::Unreadable { .. } => "let this process read it, or name another",
+            Self::TooLarge(_) => "name the file that holds the secret alone",
+            Self::Unknown(_) | Self::Unfinished => "write `${env:NAME}`, `${file:PATH}` or `${data}`",
+        }
+    }
 }
 
 impl Secret {

@@ -361,6 +361,8 @@ pub fn target(
     let grants = target_grants(drafts, draft, &names, language);
     Some(TargetRules {
         name: TargetName::new(draft.name.value.clone()),
+        file: page.file.path.clone(),
+        references: draft.connector.as_ref()?.references.clone(),
         kinds: own_kinds,
         format: draft.format,
         connector: draft.connector.as_ref()?.rules.clone(),

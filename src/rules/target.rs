@@ -2,6 +2,7 @@
 
 use super::connector::ConnectorRules;
 use super::merged::{Merged, SlotSet};
+use super::read::Placed;
 use super::{Rule, RuleError};
 use crate::model::{Desired, Entitlements, Op, TargetName, Universe, Value};
 use smol_str::SmolStr;
@@ -11,6 +12,9 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct TargetRules {
     pub name: TargetName,
+    /// The file that declares it, and what its connector resolves before it begins: for a check at the start.
+    pub file: String,
+    pub references: Vec<Placed<String>>,
     /// The kinds of identities that may have an account here.
     pub kinds: Vec<String>,
     /// Of commands and results.

@@ -4,7 +4,7 @@ use super::connector::{ConnectorRules, ScimRules, SqlAccounts, SqlActive, SqlGro
 use super::read::{Fields, Page, Placed};
 use super::source::{checked_name, named};
 use super::target::{LeaverRules, PublicFormat};
-use super::yaml::Entry;
+use super::yaml::{Content, Entry};
 use crate::model::Op;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub struct ConnectorDraft {
     pub rules: ConnectorRules,
     /// Where each mapped attribute stands.
     pub mapped: BTreeMap<String, super::Place>,
+    /// What is resolved when the connector is made.
+    pub references: Vec<Placed<String>>,
 }
 
 /// A worker with more calls at once than this is a load test.
@@ -160,13 +162,15 @@ fn read_connector(section: &mut Fields<'_>) -> Option<ConnectorDraft> {
     match (sql, scim) {
         (Some(mut sql), None) => {
             let (rules, mapped) = read_sql(&mut sql);
+            let references = references(&mut sql, &["url"]);
             sql.finish();
-            Some(ConnectorDraft { rules: ConnectorRules::Sql(rules?), mapped })
+            Some(ConnectorDraft { rules: ConnectorRules::Sql(rules?), mapped, references })
         }
         (None, Some(mut scim)) => {
             let (rules, mapped) = read_scim(&mut scim);
+            let references = references(&mut scim, &["url", "token"]);
             scim.finish();
-            Some(ConnectorDraft { rules: ConnectorRules::Scim(rules?), mapped })
+            Some(ConnectorDraft { rules: ConnectorRules::Scim(rules?), mapped, references })
         }
         (sql, _) => {
             let message = if sql.is_some() { "a target has one connector" } else { "the connector is missing" };
@@ -174,6 +178,18 @@ fn read_connector(section: &mut Fields<'_>) -> Option<ConnectorDraft> {
             None
         }
     }
+}
+
+/// The values of these keys that refer to something outside.
+fn references(fields: &mut Fields<'_>, keys: &[&'static str]) -> Vec<Placed<String>> {
+    let texts = keys.iter().filter_map(|key| {
+        let node = fields.get(key)?;
+        match &node.content {
+            Content::Text(text) if text.contains("${") => Some(Placed { value: text.clone(), place: node.place }),
+            _ => None,
+        }
+    });
+    texts.collect()
 }
 
 type Mapped = BTreeMap<String, super::Place>;

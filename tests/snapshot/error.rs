@@ -180,6 +180,22 @@ fn a_secret_that_is_not_set() {
 }
 
 #[test]
+fn a_secret_of_a_target_that_is_not_set() {
+    let here = config("ada");
+    here.file(
+        "targets/directory.yaml",
+        &TARGET.replace("sqlite:${data}/directory.db", "postgres://u:${env:NOPE_X}@db/x"),
+    );
+    insta::assert_snapshot!(here.run(&["dev", "--config", ".", "--once"]));
+    assert!(!here.path().join("data").exists(), "nothing is begun");
+    let on_kafka = format!("{LOCKSTEP}bus: {{ kafka: {{ bootstrap: '127.0.0.1:1' }} }}\n");
+    here.file("lockstep.yaml", &on_kafka);
+    let worker = here.run(&["worker", "--target", "directory"]);
+    assert!(worker.contains("targets/directory.yaml:4:10") && worker.ends_with("exit code 3\n"), "{worker}");
+    assert!(here.run(&["rules", "check"]).contains("exit code 0"), "a check may run elsewhere");
+}
+
+#[test]
 fn a_release_that_does_not_say_what() {
     insta::assert_snapshot!(Here::new().run(&["guard", "release"]));
 }

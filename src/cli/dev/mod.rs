@@ -44,6 +44,7 @@ pub struct Args {
 pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     let dir = common.config.clone().unwrap_or_else(|| PathBuf::from(QUICKSTART));
     let config = runtime::load_config(&dir)?;
+    runtime::check_references(&config, config.bundle.targets(), &common.data)?;
     runtime::begin_logs(config.installation.log, Some(runtime::BESIDE_A_BOARD))?;
     let quiet = match config.installation.bus {
         BusRules::Embedded => QUIET_EMBEDDED,

@@ -72,7 +72,7 @@ async fn target_answers(target: &TargetRules, data: &Path) -> Finding {
     let limits = Limits { timeout: target.timeout, concurrency: 1 };
     let secret = |text: &str| match resolve(text, data) {
         Ok(secret) => Ok(secret.expose().to_owned()),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(format!("{error}: {}", error.remedy())),
     };
     let connector = match connector::open(&target.connector, limits, &secret).await {
         Ok(connector) => connector,
