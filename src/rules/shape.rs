@@ -2,8 +2,8 @@
 //! exists, and what type it results in.
 //!
 //! The CEL crate has no type checker. This one is modest: `Shape::Any` where it isn't sure, so that it never refuses what
-//! would work. With one exception: what alone is a condition has to be mapped as `bool`, for text in its place would fail for
-//! everybody, and nobody would ever leave.
+//! would work. With one exception: an attribute that alone is a condition has to be mapped as `bool`, and one that is less or
+//! more than a number as `int`. Text in its place would fail for everybody, and nobody would ever leave.
 
 use super::diagnostic::{PATTERN_HELP, known_names, pattern_problem};
 use super::expression::{CompileError, MAX_DEPTH, MAX_LOOPS, operator_name};
@@ -323,6 +323,25 @@ impl Checker<'_> {
                     Some("compare values of the same type: `x == 'text'`, `x == 1`, `x == true`".to_owned()),
                 );
             }
+            (operators::IN, [_, list])
+                if matches!(list, Shape::Bool | Shape::Int | Shape::Float | Shape::Text | Shape::Scalar) =>
+            {
+                self.error(
+                    id,
+                    format!("`in` looks into a list, not into {}", list.name()),
+                    Some("map it with `type: list`, or write `x.contains('text')`".to_owned()),
+                );
+            }
+            (
+                operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS,
+                [left, right],
+            ) if self.is_text_beside_a_number(call, *left, *right) => {
+                self.error(
+                    id,
+                    format!("{} can't be used on {} and {}", operator_name(&call.func_name), left.name(), right.name()),
+                    Some("map the attribute with `type: int`, or write `double(x) > 1.0`".to_owned()),
+                );
+            }
             (
                 operators::LESS
                 | operators::LESS_EQUALS
@@ -355,6 +374,16 @@ impl Checker<'_> {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// An attribute that is mapped as `text`, alone on one side of a comparison with a number.
+    fn is_text_beside_a_number(&self, call: &CallExpr, left: Shape, right: Shape) -> bool {
+        let number = |shape| matches!(shape, Shape::Int | Shape::Float);
+        let text = |shape, arg: &IdedExpr| shape == Shape::Scalar && matches!(arg.expr, Expr::Ident(_));
+        match call.args.as_slice() {
+            [a, b] => text(left, a) && number(right) || number(left) && text(right, b),
+            _ => false,
         }
     }
 

@@ -198,6 +198,9 @@ fn a_rule_that_fails_for_everybody_is_refused() {
         (GRANTS, when, "when: \"workerType == 'a' ? department : title\""),
         (GRANTS, when, "when: \"tables.department[department] == 'x'\""),
         (GRANTS, when, "when: department.name == 'x'"),
+        (GRANTS, when, "when: department > 5"),
+        (GRANTS, when, "when: 2.5 <= department"),
+        (GRANTS, when, "when: \"'Eng' in department\""),
         (GRANTS, groups, "department"),
         (GRANTS, groups, "default(department, title)"),
         (GRANTS, "    People: [people]\n", "    People: people\n"),
@@ -225,6 +228,9 @@ fn a_rule_that_fails_for_everybody_is_refused() {
     entitlements.yaml:18:11+40 a condition is true or false; this one gives text (compare with something: `department == 'Sales'`, `size(groups) > 0`, `mail != null`)
     entitlements.yaml:18:42+2 a list is never equal to text (compare values of the same type: `x == 'text'`, `x == 1`, `x == true`)
     entitlements.yaml:18:11+10 `.name` asks for a field of text, which has none (write the attribute's name alone: paths stand where the source maps it)
+    entitlements.yaml:18:22+1 `>` can't be used on text and a number (map the attribute with `type: int`, or write `double(x) > 1.0`)
+    entitlements.yaml:18:15+2 `<=` can't be used on a decimal number and text (map the attribute with `type: int`, or write `double(x) > 1.0`)
+    entitlements.yaml:18:18+2 `in` looks into a list, not into text (map it with `type: list`, or write `x.contains('text')`)
     entitlements.yaml:16:22+12 a list of groups belongs here, not text (write `["group"]` for one group)
     entitlements.yaml:16:22+28 a list of groups belongs here, not text (write `["group"]` for one group)
     entitlements.yaml:10:13+6 the other entries of this table are lists, this one is not (put it in brackets: `[x]`)
@@ -242,7 +248,9 @@ fn a_rule_that_may_hold_for_somebody_is_taken() {
         (IDENTITY, active, "active: default(status, true)"),
         (IDENTITY, active, "active: status == true"),
         (IDENTITY, active, "active: \"status == 'x' ? true : status\""),
-        (GRANTS, when, "when: department > 5"),
+        (GRANTS, when, "when: double(department) > 5.0"),
+        (GRANTS, when, "when: department > 'E'"),
+        (GRANTS, when, "when: default(department, 0) > 5"),
         (GRANTS, when, "when: department + title == 'x'"),
         // It fails for those who have none, and for nobody else.
         (GRANTS, when, "when: department.startsWith('E')"),
