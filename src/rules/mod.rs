@@ -25,6 +25,7 @@ mod check;
 mod entitlement;
 mod identity;
 mod program;
+mod syntax;
 mod target_draft;
 
 #[cfg(test)]
