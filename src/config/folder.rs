@@ -18,8 +18,8 @@ pub struct Folder {
     pub problems: Vec<Diagnostic>,
 }
 
-/// Reads lockstep.yaml, identity.yaml, entitlements.yaml, sources/ and targets/. What else lies there (a README, events) is
-/// left alone, unless it looks like one of these misspelt.
+/// Reads lockstep.yaml, identity.yaml, entitlements.yaml, sources/ and targets/. What else is YAML, or lies in one
+/// of the two folders, is a mistake; the rest (a README, events) is left alone, unless it looks like one of these misspelt.
 pub fn read(dir: &Path) -> Result<Folder, ConfigError> {
     if !dir.is_dir() {
         return Err(ConfigError::Absent { dir: dir.to_owned() });
