@@ -1,5 +1,6 @@
 //! Which inbox partitions are delivered to directly: what comes from a source, a worker or an operator is for an entity of this
-//! very loop as often as not, and takes no way through the inbox then, which would be a second transaction.
+//! very loop as often as not, and takes no way through the inbox then, which would be a second transaction. The same holds for
+//! what entities of its partitions have for one another.
 //!
 //! It must not overtake what came before it and still lies in the inbox: written by this loop while the partition was restored,
 //! or by another one that had the source's partition before. So the way is opened by a mark in the inbox: while nothing else is
@@ -25,16 +26,21 @@ enum Way {
     Inbox {
         look: Timestamp,
     },
-    /// A mark is to be written, at this offset or behind it.
-    Marking {
-        from: i64,
-    },
-    /// It is written. One below `from` is of a former owner, or of a try that was given up.
-    Marked {
-        from: i64,
-        since: Timestamp,
-    },
+    /// A mark is to be written.
+    Marking(Marks),
+    /// It is written, and nothing was sent there after it.
+    Marked(Marks),
     Direct,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Marks {
+    /// One below this offset is of a former owner, or of a try that was given up.
+    from: i64,
+    /// Written and not read yet: the last of them counts.
+    unread: u32,
+    /// When the first was due.
+    since: Timestamp,
 }
 
 pub(super) struct Direct {
@@ -95,18 +101,20 @@ impl Direct {
                         positions.get(&(self.inbox.clone(), *partition)),
                         end_of(self.bus.as_ref(), &self.inbox, *partition),
                     ) {
-                        (Some(at), Some(end)) if end - at <= NEAR => Way::Marking { from: end },
+                        (Some(at), Some(end)) if end - at <= NEAR => {
+                            Way::Marking(Marks { from: end, unread: 0, since: now })
+                        }
                         _ => later,
                     };
                 }
-                Way::Marked { since, .. } if since.plus(PATIENCE) <= now => {
+                Way::Marking(marks) | Way::Marked(marks) if marks.since.plus(PATIENCE) <= now => {
                     *way = later;
                     tracing::debug!(partition, "events go on by the inbox: a mark was not read in time");
                 }
-                Way::Inbox { .. } | Way::Marking { .. } | Way::Marked { .. } | Way::Direct => {}
+                Way::Inbox { .. } | Way::Marking(_) | Way::Marked(_) | Way::Direct => {}
             }
         }
-        if !self.ways.values().any(|way| matches!(way, Way::Marking { .. } | Way::Marked { .. })) {
+        if !self.ways.values().any(|way| matches!(way, Way::Marking(_) | Way::Marked(_))) {
             return self.let_go(session);
         }
         if !self.held {
@@ -116,13 +124,22 @@ impl Direct {
         Ok(())
     }
 
-    /// The marks that are due.
-    pub fn marks(&mut self, now: Timestamp) -> Vec<Outgoing> {
-        let mut marks = Vec::new();
+    /// A message goes through the inbox of this partition: what is marked already is marked again behind it.
+    pub fn sent(&mut self, partition: u32) {
+        if let Some(way) = self.ways.get_mut(&partition)
+            && let Way::Marked(marks) = *way
+        {
+            *way = Way::Marking(marks);
+        }
+    }
+
+    /// The marks that are due, to be written behind everything else.
+    pub fn marks(&mut self) -> Vec<Outgoing> {
+        let mut records = Vec::new();
         for (partition, way) in &mut self.ways {
-            let Way::Marking { from } = *way else { continue };
-            *way = Way::Marked { from, since: now };
-            marks.push(Outgoing {
+            let Way::Marking(marks) = *way else { continue };
+            *way = Way::Marked(Marks { unread: marks.unread + 1, ..marks });
+            records.push(Outgoing {
                 topic: self.inbox.clone(),
                 partition: Some(*partition),
                 key: None,
@@ -130,17 +147,24 @@ impl Direct {
                 headers: Vec::new(),
             });
         }
-        marks
+        records
     }
 
     /// A mark was read in the inbox.
     pub fn read(&mut self, partition: u32, offset: i64) {
-        if let Some(way) = self.ways.get_mut(&partition)
-            && let Way::Marked { from, .. } = *way
-            && offset >= from
-        {
-            *way = Way::Direct;
-            tracing::debug!(partition, "events come directly");
+        let Some(way) = self.ways.get_mut(&partition) else { return };
+        match *way {
+            Way::Marked(marks) if offset >= marks.from && marks.unread == 1 => {
+                *way = Way::Direct;
+                tracing::debug!(partition, "events come directly");
+            }
+            Way::Marked(marks) if offset >= marks.from => {
+                *way = Way::Marked(Marks { unread: marks.unread - 1, ..marks });
+            }
+            Way::Marking(marks) if offset >= marks.from => {
+                *way = Way::Marking(Marks { unread: marks.unread.saturating_sub(1), ..marks });
+            }
+            Way::Marking(_) | Way::Marked(_) | Way::Inbox { .. } | Way::Direct => {}
         }
     }
 
@@ -216,13 +240,14 @@ mod tests {
             let polled = self.session.poll(BatchLimit::new(at_once, 999_999), Duration::ZERO).unwrap();
             let Poll::Batch(records) = polled else { panic!("{polled:?}") };
             let mut transaction = Transaction::default();
-            for Incoming { topic, partition, offset, .. } in &records {
+            for Incoming { topic, partition, offset, value, .. } in &records {
                 transaction.offsets.insert((topic.clone(), *partition), offset + 1);
-                if *topic == self.inbox {
+                let value = value.as_deref().unwrap_or_default();
+                if *topic == self.inbox && envelope::open(value) == Ok(InboxRecord::Mark) {
                     self.direct.read(*partition, *offset);
                 }
             }
-            transaction.outputs = self.direct.marks(now);
+            transaction.outputs = self.direct.marks();
             self.session.commit(transaction).unwrap();
             records.into_iter().map(|record| record.topic).collect()
         }
@@ -248,6 +273,20 @@ mod tests {
             assert_eq!(one.turn(NOW, 1), [one.inbox.clone()]);
             assert_eq!(one.direct.is_open(0), expected);
         }
+    }
+
+    #[test]
+    fn what_is_sent_behind_a_mark_is_marked_again() {
+        let mut one = Loop::with(0);
+        one.direct.serve(0);
+        one.turn(NOW, 9);
+        one.direct.sent(0);
+        one.lay(&one.inbox, b"message".to_vec());
+        assert_eq!((one.turn(NOW, 1).len(), one.direct.is_open(0)), (1, false), "the first mark");
+        assert_eq!((one.turn(NOW, 1).len(), one.direct.is_open(0)), (1, false), "what was sent");
+        assert_eq!((one.turn(NOW, 1).len(), one.direct.is_open(0)), (1, true), "the second mark");
+        one.direct.sent(0);
+        assert!(one.direct.is_open(0), "once it is open nothing but a Continue is sent there");
     }
 
     #[test]

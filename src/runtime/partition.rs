@@ -36,7 +36,7 @@ const META_REFUSED: &str = "refused";
 #[derive(Default)]
 pub struct Emitted {
     pub emissions: Vec<Emission>,
-    /// Messages for entities of other partitions.
+    /// Messages for entities of other partitions, and whatever else is not delivered on the spot.
     pub sends: Vec<Message>,
     /// Messages that will not be handled.
     pub undeliverable: Vec<Undeliverable>,
@@ -490,6 +490,6 @@ fn keys_of(store: &dyn Store, prefix: Vec<u8>) -> Result<BTreeSet<Vec<u8>>, Stor
 }
 
 /// A Continue gives way to live traffic: it always takes the way through the inbox.
-fn is_continue(message: &Message) -> bool {
+pub(super) fn is_continue(message: &Message) -> bool {
     matches!(message.body, Body::Continue { .. })
 }

@@ -8,10 +8,10 @@ use super::fit;
 use super::intake::{Codecs, Intake, Taken, Unavailable};
 use super::outputs::{OutputError, Publisher};
 use super::pace::Pace;
-use super::partition::Partition;
+use super::partition::{Partition, is_continue};
 use super::restore::{Found, RestoreError, Restored, look};
 use super::restorer::{Progress, RestoreSettings, Restorer};
-use super::work::{self, Done, Given, Hands};
+use super::work::{self, Done, Given, Hands, Stepped};
 use crate::bus::{
     BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, TopicPartition, Transaction,
 };
@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 
 /// Records of one batch: large enough for throughput, small enough that a step stays within milliseconds.
 const BATCH: BatchLimit = BatchLimit::new(3_000, 6 << 20);
+/// Rounds in which partitions hand over what they have for one another. A question takes two; more of them would be a bug: what is
+/// left goes through the inbox.
+const MOST_ROUNDS: usize = 1_000;
 /// Longest wait for records while partitions are restored: how soon one that has come to its end is served.
 const RESTORING_WAIT: Duration = Duration::from_millis(20);
 /// How often the stores are told that they are current, for the stale-disk rule.
@@ -253,7 +256,7 @@ impl Processor {
             self.publisher.count(done.counted);
             transaction.outputs.extend(done.outputs);
         }
-        transaction.outputs.extend(self.direct.marks(wall));
+        transaction.outputs.extend(self.direct.marks());
         if transaction.outputs.is_empty() && transaction.offsets.is_empty() {
             self.touch()?;
             return Ok(Turn { records: count, committed: false, more });
@@ -382,12 +385,39 @@ impl Processor {
         })
     }
 
-    /// Lets every partition do what it is given, and what is due.
+    /// Lets every partition do what it is given, and what is due; then, round by round, what they have for one another.
     fn work(
         &mut self,
         mut given: BTreeMap<u32, Vec<Given>>,
         records: usize,
     ) -> Result<Vec<(u32, Done)>, ProcessorError> {
+        let partitions = self.partitions.iter_mut();
+        let tasks = partitions.map(|(id, partition)| (*id, partition, given.remove(id).unwrap_or_default())).collect();
+        let begun = self.hands.each(tasks, records, |(id, partition, given): (u32, &mut Partition, _)| {
+            work::begin(partition, given).map(|stepped| (id, stepped))
+        });
+        let mut stepped = begun.into_iter().collect::<Result<BTreeMap<u32, Stepped>, _>>()?;
+        for round in 0.. {
+            if round == MOST_ROUNDS {
+                self.serve_anew()?;
+            }
+            let mut handed = self.hand_over(&mut stepped);
+            if handed.is_empty() {
+                break;
+            }
+            let messages = handed.values().map(Vec::len).sum();
+            let partitions = self.partitions.iter_mut().zip(stepped.values_mut());
+            let tasks =
+                partitions.filter_map(|((id, partition), so_far)| Some((partition, handed.remove(id)?, so_far)));
+            let done = self
+                .hands
+                .each(tasks.collect(), messages, |(partition, given, so_far)| work::go_on(partition, given, so_far));
+            done.into_iter().collect::<Result<(), _>>()?;
+        }
+        for message in stepped.values().flat_map(|so_far| &so_far.emitted.sends).filter(|message| !is_continue(message))
+        {
+            self.direct.sent(message.to.routing_key.partition(self.settings.inbox_partitions).0);
+        }
         let changelog = self.settings.topics.state();
         let place = work::Place {
             publisher: &self.publisher,
@@ -395,12 +425,32 @@ impl Processor {
             settings: &self.settings,
             changelog: &changelog,
         };
-        let partitions = self.partitions.iter_mut();
-        let tasks = partitions.map(|(id, partition)| (*id, partition, given.remove(id).unwrap_or_default())).collect();
-        let done = self.hands.each(tasks, records, |(id, partition, given): (u32, &mut Partition, _)| {
-            place.work(partition, given).map(|done| (id, done))
+        let partitions = self.partitions.iter_mut().zip(stepped);
+        let done = self.hands.each(partitions.collect(), records, |((id, partition), (_, stepped))| {
+            place.finish(partition, stepped).map(|done| (*id, done))
         });
         done.into_iter().collect()
+    }
+    /// What the partitions have for one another, out of what they send: the rest goes through the inbox.
+    fn hand_over(&self, stepped: &mut BTreeMap<u32, Stepped>) -> BTreeMap<u32, Vec<Given>> {
+        let mut handed: BTreeMap<u32, Vec<Given>> = BTreeMap::new();
+        for so_far in stepped.values_mut() {
+            for message in std::mem::take(&mut so_far.emitted.sends) {
+                let to = message.to.routing_key.partition(self.settings.inbox_partitions).0;
+                match self.direct.is_open(to) && !is_continue(&message) {
+                    true => handed.entry(to).or_default().push(Given::Message(Box::new(message))),
+                    false => so_far.emitted.sends.push(message),
+                }
+            }
+        }
+        handed
+    }
+
+    /// All that comes in, and all that is sent, takes the way through the inbox until it is opened again.
+    fn serve_anew(&mut self) -> Result<(), ProcessorError> {
+        self.direct.begin_anew(self.session.as_mut())?;
+        self.partitions.keys().for_each(|id| self.direct.serve(*id));
+        Ok(())
     }
 
     fn assigned(&mut self, partitions: &[(String, u32)]) -> Result<(), ProcessorError> {

@@ -1,6 +1,6 @@
 //! What a batch asks of each partition, done by as many threads as the processor has: partitions share nothing.
 
-use super::outputs::{Counted, OutputError, Publisher};
+use super::outputs::{Counted, Publisher};
 use super::partition::{Emitted, Partition};
 use super::processor::{ProcessorError, ProcessorSettings};
 use crate::bus::Outgoing;
@@ -47,6 +47,14 @@ pub(super) enum Given {
     Refuse(String),
 }
 
+/// What a partition has done so far in this batch.
+#[derive(Default)]
+pub(super) struct Stepped {
+    pub emitted: Emitted,
+    /// There is more to do at once.
+    pub more: bool,
+}
+
 /// What came of it, for the transaction.
 #[derive(Default)]
 pub(super) struct Done {
@@ -59,6 +67,28 @@ pub(super) struct Done {
     pub more: bool,
 }
 
+/// The first of a batch: what was read, and then what is due.
+pub(super) fn begin(partition: &mut Partition, given: Vec<Given>) -> Result<Stepped, ProcessorError> {
+    let mut stepped = Stepped::default();
+    go_on(partition, given, &mut stepped)?;
+    stepped.more = partition.fire_timers(TIMERS_A_TURN, &mut stepped.emitted)?;
+    partition.sweep(SWEPT_A_TURN, &mut stepped.emitted)?;
+    stepped.more |= partition.is_sweeping();
+    Ok(stepped)
+}
+
+/// What other partitions have for it.
+pub(super) fn go_on(partition: &mut Partition, given: Vec<Given>, stepped: &mut Stepped) -> Result<(), ProcessorError> {
+    for one in given {
+        match one {
+            Given::Message(message) => partition.deliver(*message, &mut stepped.emitted)?,
+            Given::Switch(bundle) => partition.switch(bundle),
+            Given::Refuse(hash) => partition.refuse(&hash),
+        }
+    }
+    Ok(())
+}
+
 /// What is the same for every partition.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
@@ -69,29 +99,17 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
-    pub fn work(self, partition: &mut Partition, given: Vec<Given>) -> Result<Done, ProcessorError> {
-        let (mut done, mut emitted) = (Done::default(), Emitted::default());
-        for one in given {
-            match one {
-                Given::Message(message) => partition.deliver(*message, &mut emitted)?,
-                Given::Switch(bundle) => partition.switch(bundle),
-                Given::Refuse(hash) => partition.refuse(&hash),
-            }
-        }
-        done.more = partition.fire_timers(TIMERS_A_TURN, &mut emitted)?;
-        partition.sweep(SWEPT_A_TURN, &mut emitted)?;
-        done.more |= partition.is_sweeping();
+    /// Encodes all that a partition puts out and has changed.
+    pub fn finish(self, partition: &mut Partition, stepped: Stepped) -> Result<Done, ProcessorError> {
+        let Stepped { emitted, more } = stepped;
+        let mut done = Done { more, ..Done::default() };
         for step in &emitted.steps {
             *done.steps.entry(*step).or_default() += 1;
         }
-        self.publish(emitted, &mut done)?;
+        self.publisher.publish(self.bundle, self.settings, emitted, &mut done.outputs, &mut done.counted)?;
         let records = partition.changelog(self.changelog);
         done.written = records.len() as i64;
         done.outputs.extend(records);
         Ok(done)
-    }
-
-    fn publish(self, emitted: Emitted, done: &mut Done) -> Result<(), OutputError> {
-        self.publisher.publish(self.bundle, self.settings, emitted, &mut done.outputs, &mut done.counted)
     }
 }

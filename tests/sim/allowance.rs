@@ -1,4 +1,4 @@
-//! The Guard's limit, held against what was carried out: by the commands, and by the permits that travelled between partitions.
+//! The Guard's limit, held against what was carried out: by the commands, and by the permits that travelled through the inbox.
 //!
 //! A removal counts when the Guard lets it through, by the clock of its partition, which is of another time than the command
 //! where the permit had to wait. That clock is read off the state topic: each commit that has a step of the Guard writes it.
@@ -27,7 +27,7 @@ struct Passed {
 /// In no window has the Guard let more through than its limit. What a person released doesn't count, and what is urgent counts
 /// and passes. No removal is commanded that neither the Guard nor a person let through.
 pub fn kept(world: &World) -> Result<(), String> {
-    let clock = clock(world);
+    let (clock, counted) = (clock(world), counted(world));
     let at = |commit: usize| clock.get(&commit).copied().ok_or("a permit was given in a commit without the clock");
     let (urgent, by_a_person) = (decided(world, is_urgent), decided(world, is_by_a_person));
     let mut passed: BTreeMap<(SourceName, TargetName), Vec<Passed>> = BTreeMap::new();
@@ -43,14 +43,14 @@ pub fn kept(world: &World) -> Result<(), String> {
         if by_a_person.contains(&removal) {
             continue;
         }
-        if is_beside_the_guard(world, command.routing_key.partition(world.layout.inbox_partitions)) {
-            let urgent = urgent.contains(&removal);
-            let of = (command.cause.source, command.target);
-            passed.entry(of).or_default().push(Passed { commit, at: at(commit)?, urgent });
-            continue;
-        }
         match travelled.get_mut(&removal) {
             Some(permits) if *permits > 0 => *permits -= 1,
+            // What the Guard says to an identity of the same process takes effect in the same commit, and travels nowhere.
+            _ if counted.contains(&commit) => {
+                let urgent = urgent.contains(&removal);
+                let of = (command.cause.source, command.target);
+                passed.entry(of).or_default().push(Passed { commit, at: at(commit)?, urgent });
+            }
             _ => return Err(format!("{}@{} is commanded without a permit", command.account, command.generation)),
         }
     }
@@ -96,9 +96,11 @@ fn guard(world: &World) -> PartitionId {
     Address::guard(TENANT.into()).routing_key.partition(world.layout.inbox_partitions)
 }
 
-/// What the Guard says to such an identity takes effect in the same commit, and travels nowhere.
-fn is_beside_the_guard(world: &World, partition: PartitionId) -> bool {
-    partition == guard(world) && !world.layout.through_inbox
+/// Commits in which the Guard has counted.
+fn counted(world: &World) -> BTreeSet<usize> {
+    let rows = key::entity(&Address::guard(TENANT.into()).entity);
+    let counted = world.bus.by_commit(&world.topics.state(), |row| row.key.as_ref()?.starts_with(&rows).then_some(()));
+    counted.into_iter().map(|(commit, ())| commit).collect()
 }
 
 /// The clock of the Guard's partition, by commit.
@@ -111,7 +113,7 @@ fn clock(world: &World) -> BTreeMap<usize, i64> {
     clocks.into_iter().collect()
 }
 
-/// What the Guard let through and told another partition, or itself through the inbox.
+/// What the Guard let through and told through the inbox.
 fn permits(world: &World) -> Vec<(usize, (Removal, SourceName))> {
     world.bus.by_commit(&world.topics.inbox(), |record| {
         let InboxRecord::Message(message) = envelope::open(record.value.as_ref()?).expect("an inbox record") else {
