@@ -2,6 +2,7 @@
 
 use crate::shop::{Shop, eventually, hired, hr};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// More than a processor gets done in the moment between the last of them and a stop.
@@ -92,12 +93,33 @@ fn an_error_while_playing_ends_the_loops_before_it_is_reported() {
     for _ in 0..TIMES {
         fails(&args, &["error: reading unreadable/hr.jsonl\n  because: Is a directory"]);
     }
-    // The last one is larger than its topic takes: by then the workers are at the accounts of the others.
+    // A folder is in the place of the file that says how far it was played: by then the workers are at the accounts.
+    let (file, args) = folder(&shop, "unmarked");
+    write(&file, &lines(&(20001..20041).map(hired).collect::<Vec<_>>()));
+    let place = Sha256::digest(file.canonicalize().unwrap().as_os_str().as_encoded_bytes());
+    std::fs::create_dir_all(shop.data().join(format!("played-hr-{}", hex::encode(&place[..8])))).unwrap();
+    fails(&args, &["error: writing ", "played-hr-", "Is a directory"]);
+}
+
+#[test]
+fn a_line_larger_than_its_topic_takes_is_named_and_the_rest_is_played() {
+    // So many that they are played in few transactions, of which one has to be taken apart.
+    const PEOPLE: u32 = 240;
+    let shop = Shop::new();
     let (file, args) = folder(&shop, "large");
-    let mut events = lines(&(20001..20041).map(hired).collect::<Vec<_>>());
-    events.push("x".repeat(4 << 20));
+    let mut events = lines(&(20001..20001 + PEOPLE).map(hired).collect::<Vec<_>>());
+    events.insert(100, "x".repeat(4 << 20));
+    events.insert(0, String::new());
     write(&file, &events);
-    fails(&args, &["error: playing large/hr.jsonl\n  because: ", "hr.workers"]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (status, out, error) = shop.try_lockstep(&args, "");
+    assert_eq!(status, 5, "{out}{error}");
+    assert!(out.contains(&format!("played {PEOPLE} events of hr from large/hr.jsonl, 1 refused")), "{out}");
+    assert!(error.contains("large/hr.jsonl:102: refused: the record for topic hr.workers has 41943"), "{error}");
+    assert_eq!(shop.select("directory.db", "SELECT CAST(count(*) AS TEXT) FROM accounts"), [PEOPLE.to_string()]);
+    // It isn't tried again.
+    let (line, _) = played(&shop, &args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>());
+    assert_eq!(line, format!("played 0 events of hr from large/hr.jsonl; {} were played before", PEOPLE + 1));
 }
 
 #[test]

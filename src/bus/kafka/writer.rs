@@ -23,8 +23,11 @@ use std::time::{Duration, Instant};
 
 /// Of one transactional call; above the transaction's own time-out, so that the coordinator's answer comes first.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
-/// Calls for one step, the first included: with their pauses they end before the watchdog bites.
+/// Calls for one step, the first included.
 const ATTEMPTS: u32 = 4;
+/// After this no step of a transaction is tried again: its coordinator has aborted it (10 s), or where that one has died, another
+/// has taken over what it was. What librdkafka has no answer to by then, opening a new writer settles sooner.
+const RETRIED_WITHIN: Duration = Duration::from_secs(15);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long records may take to be acknowledged: their own time-out is 9 s, and then they fail.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(11);
@@ -79,7 +82,7 @@ impl Writer {
             config.create_with_context(Delivery::new(tokens)).map_err(|e| failed(&e))?;
         token::authorize(producer.client(), tokens)?;
         let writer = Self { producer, watchdog, purged: AtomicBool::new(false) };
-        match writer.call("init_transactions", |p| p.init_transactions(CALL_TIMEOUT)) {
+        match writer.call("init_transactions", retried_until(), |p| p.init_transactions(CALL_TIMEOUT)) {
             Ok(()) => Ok(writer),
             Err(e) if is_fenced(&e) => Err(BusError::Fenced(describe(&e))),
             Err(e) => Err(failed(&e)),
@@ -102,15 +105,16 @@ impl Writer {
     fn transact(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>) -> Result<(), WriteError> {
         self.producer.context().take_failure();
         self.purged.store(false, Ordering::SeqCst);
+        let retried = retried_until();
         self.producer.begin_transaction().map_err(|e| before_commit(&e))?;
-        if let Err(error) = self.fill(records, offsets) {
-            return Err(self.abandon(error));
+        if let Err(error) = self.fill(records, offsets, retried) {
+            return Err(self.abandon(error, retried));
         }
-        match self.call("commit_transaction", |p| p.commit_transaction(CALL_TIMEOUT)) {
+        match self.call("commit_transaction", retried, |p| p.commit_transaction(CALL_TIMEOUT)) {
             Ok(()) => Ok(()),
             Err(e) if is_fenced(&e) => Err(WriteError::Fenced(describe(&e))),
             Err(KafkaError::Transaction(e)) if e.txn_requires_abort() => {
-                Err(self.abandon(WriteError::Aborted(describe(&KafkaError::Transaction(e)))))
+                Err(self.abandon(WriteError::Aborted(describe(&KafkaError::Transaction(e))), retried))
             }
             Err(e) => Err(WriteError::Unknown(describe(&e))),
         }
@@ -124,7 +128,7 @@ impl Writer {
     /// Every record is acknowledged before the offsets are sent, although both at once would be faster: the generation is checked
     /// with the offsets, so a member that passes has everything in the log by then, and whoever gets its partitions next sees
     /// it in the ends up to which it replays. The other way round a member could pass, lose its partitions, and write behind that.
-    fn fill(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>) -> Result<(), WriteError> {
+    fn fill(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>, retried: Instant) -> Result<(), WriteError> {
         let until = Instant::now() + FLUSH_TIMEOUT;
         for record in records {
             self.send(record, until)?;
@@ -134,7 +138,7 @@ impl Writer {
             return match flushed {
                 // Records are purged when their transaction has failed, and then a commit does nothing but say why.
                 Err(WriteError::Broken(_)) if self.purged.load(Ordering::SeqCst) => {
-                    match self.call("commit_transaction", |p| p.commit_transaction(CALL_TIMEOUT)) {
+                    match self.call("commit_transaction", retried, |p| p.commit_transaction(CALL_TIMEOUT)) {
                         Err(e) if denied::is(&e) => Err(before_commit(&e)),
                         _ => flushed,
                     }
@@ -149,7 +153,7 @@ impl Writer {
         if (offsets.lost)() {
             return Err(lost());
         }
-        let sent = self.call("send_offsets_to_transaction", |p| {
+        let sent = self.call("send_offsets_to_transaction", retried, |p| {
             p.send_offsets_to_transaction(offsets.list, offsets.member, CALL_TIMEOUT)
         });
         match (flushed, sent.map_err(|e| before_commit(&e))) {
@@ -221,7 +225,7 @@ impl Writer {
     }
 
     /// Aborts, if the error lets it, and says what is left.
-    fn abandon(&self, error: WriteError) -> WriteError {
+    fn abandon(&self, error: WriteError, retried: Instant) -> WriteError {
         let reason = match &error {
             WriteError::Aborted(reason) | WriteError::Expelled(reason) | WriteError::Broken(reason) => reason.clone(),
             WriteError::Denied(error) => error.to_string(),
@@ -235,7 +239,7 @@ impl Writer {
                     self.producer.poll(Duration::from_millis(10));
                 }
             });
-            let aborted = self.call("abort_transaction", |p| p.abort_transaction(CALL_TIMEOUT));
+            let aborted = self.call("abort_transaction", retried, |p| p.abort_transaction(CALL_TIMEOUT));
             done.store(true, Ordering::SeqCst);
             aborted
         });
@@ -249,12 +253,17 @@ impl Writer {
         }
     }
 
-    /// A transactional call under watch, again while librdkafka says that it may be.
-    fn call(&self, name: &'static str, call: impl Fn(&BaseProducer<Delivery>) -> KafkaResult<()>) -> KafkaResult<()> {
+    /// A transactional call under watch, again while librdkafka says that it may be, and until then.
+    fn call(
+        &self,
+        name: &'static str,
+        until: Instant,
+        call: impl Fn(&BaseProducer<Delivery>) -> KafkaResult<()>,
+    ) -> KafkaResult<()> {
         let mut attempt = 1;
         loop {
             match self.watchdog.watch(name, || call(&self.producer)) {
-                Err(KafkaError::Transaction(e)) if e.is_retriable() && attempt < ATTEMPTS => {
+                Err(KafkaError::Transaction(e)) if e.is_retriable() && attempt < ATTEMPTS && Instant::now() < until => {
                     tracing::debug!("kafka: {name}: {} ({}): again", e.string(), e.name());
                     attempt += 1;
                     std::thread::sleep(RETRY_PAUSE);
@@ -263,6 +272,11 @@ impl Writer {
             }
         }
     }
+}
+
+/// For the calls of a transaction that begins now.
+fn retried_until() -> Instant {
+    Instant::now() + RETRIED_WITHIN
 }
 
 /// An error of a call before the commit: nothing is visible in any case.

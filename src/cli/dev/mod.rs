@@ -79,29 +79,29 @@ pub fn run(common: &Common, args: Args) -> anyhow::Result<ExitCode> {
     let board = Board::start(&parts)?;
     let mut running = Vec::new();
     let played = begin(&parts, &mut running).and_then(|()| play::play(&parts, &files));
-    let followed = played.and_then(|()| {
+    let followed = played.and_then(|refused| {
         if cancel.is_cancelled() {
-            return Ok(());
+            return Ok(Exit::Done);
         }
         if args.once {
             let done = || parts.activity.is_quiet(&parts.now, quiet) && board.is_caught_up();
             while !cancel.is_cancelled() && !done() {
                 std::thread::sleep(LOOK_EVERY);
             }
-            return Ok(());
+            return Ok(if refused == 0 { Exit::Done } else { Exit::Partly });
         }
         out::line(invitation(&host.url, &common.data, &parts, &files)?)?;
         tokio.block_on(cancel.cancelled());
-        Ok(())
+        Ok(Exit::Done)
     });
     // Where something failed, too: the loops use the bus and the runtime until they have ended.
     cancel.cancel();
     let ended = loops::join(running);
     let summary = board.finish().context("the board ended in a bug");
     let served = host.finish(&tokio);
-    followed.and(ended).and(served)?;
+    let exit = followed.and_then(|exit| ended.and(served).map(|()| exit))?;
     summary?.show()?;
-    Ok(Exit::Done.into())
+    Ok(exit.into())
 }
 
 /// Begins all loops; those that are begun are in `running`, whatever comes of the others.

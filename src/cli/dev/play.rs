@@ -3,7 +3,7 @@
 //! How far a file was played is kept in the data folder, in a marker of that file: the number of its lines and their SHA-256.
 //! A file that has grown is played from there; one whose lines are others by now is another file, and is played whole.
 
-use crate::bus::Outgoing;
+use crate::bus::{BusError, Outgoing};
 use crate::cli::loops::Parts;
 use crate::cli::{Exit, Failure, out};
 use crate::codec::source::record_key;
@@ -58,8 +58,9 @@ pub fn find(bundle: &Bundle, named: Option<&Path>, config: &Path) -> anyhow::Res
 
 /// Appends what has not been played before, a line an event: each file in its own order, and between files by the events' `time`.
 /// A few events are played at a pace that can be followed by eye. An event that is played twice, after a crash in
-/// between, has the same id and changes nothing.
-pub fn play(parts: &Parts, files: &[EventFile]) -> anyhow::Result<()> {
+/// between, has the same id and changes nothing. One that its topic refuses (too large) is passed over, and named by its line:
+/// gives how many.
+pub fn play(parts: &Parts, files: &[EventFile]) -> anyhow::Result<usize> {
     let mut decks = files.iter().map(|file| Deck::open(parts, file)).collect::<anyhow::Result<Vec<_>>>()?;
     let all: usize = decks.iter().map(|deck| deck.lines.len() - deck.next).sum();
     let (chunk, pause) = if all <= FOLLOWED_BY_EYE { (1, PACE) } else { (CHUNK, Duration::ZERO) };
@@ -70,28 +71,35 @@ pub fn play(parts: &Parts, files: &[EventFile]) -> anyhow::Result<()> {
         std::thread::sleep(pause);
     }
     for deck in &decks {
-        let (played, path) = (deck.next - deck.before, deck.path.display());
-        out::line(match deck.before {
-            0 => format!("played {played} events of {} from {path}", deck.source),
-            before => format!("played {played} events of {} from {path}; {before} were played before", deck.source),
-        })?;
+        let (played, path) = (deck.next - deck.before - deck.refused, deck.path.display());
+        let refused = match deck.refused {
+            0 => String::new(),
+            refused => format!(", {refused} refused"),
+        };
+        let before = match deck.before {
+            0 => String::new(),
+            before => format!("; {before} were played before"),
+        };
+        out::line(format!("played {played} events of {} from {path}{refused}{before}", deck.source))?;
     }
-    Ok(())
+    Ok(decks.iter().map(|deck| deck.refused).sum())
 }
 
-/// The events of a file, a line each, byte for byte: what is no JSON, or no text at all, is for intake to say.
-pub fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
+/// The events of a file, a line each by its number, byte for byte: what is no JSON, or no text at all, is for intake to say.
+pub fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    (1..).zip(bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii)).filter(|(_, line)| !line.is_empty())
 }
 
 /// The lines of one file, and how far they have been played.
 struct Deck {
     source: SourceName,
     path: PathBuf,
-    lines: Vec<Vec<u8>>,
+    lines: Vec<(usize, Vec<u8>)>,
     next: usize,
     /// Played by former runs.
     before: usize,
+    /// By their topic, in this run.
+    refused: usize,
     /// Of the lines before `next`.
     digest: Sha256,
     marker: PathBuf,
@@ -105,9 +113,10 @@ impl Deck {
         let mut deck = Self {
             source: file.source.clone(),
             path: file.path.clone(),
-            lines: lines(&bytes).map(<[u8]>::to_vec).collect(),
+            lines: lines(&bytes).map(|(number, line)| (number, line.to_vec())).collect(),
             next: 0,
             before: 0,
+            refused: 0,
             digest: Sha256::new(),
             marker: parts.data.join(format!("played-{}-{}", file.source, hex::encode(&place[..8]))),
         };
@@ -122,7 +131,7 @@ impl Deck {
     fn skip(&mut self, count: usize, digest: &str) {
         let Some(played) = self.lines.get(..count) else { return };
         let mut skipped = Sha256::new();
-        played.iter().for_each(|line| add(&mut skipped, line));
+        played.iter().for_each(|(_, line)| add(&mut skipped, line));
         if digest == hex(&skipped) {
             (self.next, self.before, self.digest) = (count, count, skipped);
         }
@@ -130,27 +139,45 @@ impl Deck {
 
     /// The next event's own time, as text: RFC 3339 in one zone sorts by time.
     fn time(&self) -> String {
-        let event: Option<serde_json::Value> = serde_json::from_slice(&self.lines[self.next]).ok();
+        let event: Option<serde_json::Value> = serde_json::from_slice(&self.lines[self.next].1).ok();
         event.and_then(|event| Some(event.get("time")?.as_str()?.to_owned())).unwrap_or_default()
     }
 
     fn deal(&mut self, parts: &Parts, count: usize) -> anyhow::Result<()> {
-        let rules = parts.bundle.source(&self.source).expect("found by the bundle's sources");
-        let topic = rules.topics.first().expect("a source has a topic");
         let until = self.lines.len().min(self.next + count);
         let dealt = &self.lines[self.next..until];
-        let records = dealt.iter().map(|line| Outgoing {
+        match self.append(parts, dealt) {
+            // Nothing was appended: one by one, so that it is only theirs which are too large.
+            Err(BusError::TooLarge { .. }) => {
+                for line in dealt {
+                    match self.append(parts, std::slice::from_ref(line)) {
+                        Err(error @ BusError::TooLarge { .. }) => {
+                            eprintln!("{}:{}: refused: {error}", self.path.display(), line.0);
+                            self.refused += 1;
+                        }
+                        appended => appended.with_context(|| format!("playing {}", self.path.display()))?,
+                    }
+                }
+            }
+            appended => appended.with_context(|| format!("playing {}", self.path.display()))?,
+        }
+        dealt.iter().for_each(|(_, line)| add(&mut self.digest, line));
+        self.next = until;
+        let marker = format!("{until} {}\n", hex(&self.digest));
+        std::fs::write(&self.marker, marker).with_context(|| format!("writing {}", self.marker.display()))
+    }
+
+    fn append(&self, parts: &Parts, lines: &[(usize, Vec<u8>)]) -> Result<(), BusError> {
+        let rules = parts.bundle.source(&self.source).expect("found by the bundle's sources");
+        let topic = rules.topics.first().expect("a source has a topic");
+        let records = lines.iter().map(|(_, line)| Outgoing {
             topic: topic.clone(),
             partition: None,
             key: record_key(rules, line).map(String::into_bytes),
             value: Some(line.clone()),
             headers: Vec::new(),
         });
-        parts.bus.append(records.collect()).with_context(|| format!("playing {}", self.path.display()))?;
-        dealt.iter().for_each(|line| add(&mut self.digest, line));
-        self.next = until;
-        let marker = format!("{until} {}\n", hex(&self.digest));
-        std::fs::write(&self.marker, marker).with_context(|| format!("writing {}", self.marker.display()))
+        parts.bus.append(records.collect())
     }
 }
 

@@ -12,7 +12,7 @@ const NUMBERS: u64 = 900_000;
 /// of another run is of another person.
 pub fn somebody_new(bundle: &Bundle, rules: &SourceRules, played: &EventFile, seed: u64) -> Option<String> {
     let bytes = std::fs::read(&played.path).ok()?;
-    let mut event: Value = serde_json::from_slice(play::lines(&bytes).next()?).ok()?;
+    let mut event: Value = serde_json::from_slice(play::lines(&bytes).next()?.1).ok()?;
     let number = FIRST_NUMBER + seed % NUMBERS;
     let correlated = bundle.kind_of(&rules.name).into_iter().flat_map(|kind| &kind.correlate).chain(&rules.route_by);
     let mut paths: Vec<&EventPath> = correlated.filter_map(|name| Some(&rules.attributes.get(name)?.path)).collect();

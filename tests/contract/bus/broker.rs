@@ -17,30 +17,31 @@ use std::time::{Duration, Instant};
 
 /// A broker's start on a busy machine.
 const STARTED: Duration = Duration::from_secs(120);
-/// Four tries of a call, each with its time-out of 12 s, the abort, and what comes before and after.
-const HUNG: Duration = Duration::from_secs(150);
+/// Two tries of a call, each with its time-out of 12 s, one of the abort, and what comes before and after.
+const HUNG: Duration = Duration::from_secs(75);
 
 /// One attempt to reach a broker takes 10 s, and a stop waits for it.
 const STOPPED: Duration = Duration::from_secs(20);
 
-/// Two that start at once may pick the same port; and each is a load of its own.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Held by the one that starts or is down: another would pick its port.
+static PORTS: Mutex<()> = Mutex::new(());
 
 struct Broker {
-    _alone: MutexGuard<'static, ()>,
     parts: tempfile::TempDir,
     address: String,
     /// Once it was started again.
     again: Option<Child>,
+    /// While it is down.
+    port: Option<MutexGuard<'static, ()>>,
 }
 
 impl Broker {
     fn start() -> Self {
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let _picks = PORTS.lock().unwrap_or_else(PoisonError::into_inner);
         let parts = tempfile::tempdir().unwrap();
         let said = part("start", parts.path());
         let address = said.lines().last().expect("it prints its address").to_owned();
-        Self { _alone: alone, parts, address, again: None }
+        Self { parts, address, again: None, port: None }
     }
 
     fn folder(&self) -> PathBuf {
@@ -71,6 +72,7 @@ impl Broker {
     }
 
     fn kill(&mut self) {
+        self.port = Some(PORTS.lock().unwrap_or_else(PoisonError::into_inner));
         self.signal(libc::SIGKILL);
         if let Some(mut child) = self.again.take() {
             child.wait().unwrap();
@@ -101,6 +103,7 @@ impl Broker {
             assert!(Instant::now() < until, "the broker does not start again");
             std::thread::sleep(Duration::from_millis(100));
         }
+        self.port = None;
     }
 
     fn connect(&self) -> KafkaBus {
