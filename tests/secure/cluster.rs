@@ -3,15 +3,6 @@
 use lockstep::bus::kafka::{KafkaBus, KafkaSettings};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// These tests share the broker's users and the machine's cores: one at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-pub fn alone() -> MutexGuard<'static, ()> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 pub struct Secured {
     dir: PathBuf,
@@ -19,6 +10,7 @@ pub struct Secured {
 
 impl Secured {
     pub fn new() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         Self { dir: PathBuf::from(var("LOCKSTEP_TEST_KAFKA_SECURE")) }
     }
 

@@ -1,13 +1,11 @@
 //! What is granted is the least: without any line of it something that is named does not work.
 
 use crate::acl::Line;
-use crate::cluster::alone;
 use crate::house::{House, Login, event};
 
 #[test]
 #[ignore = "needs a secured Kafka: tests/run secure"]
 fn doctor_names_each_grant_that_is_taken_away() {
-    let _alone = alone();
     let house = House::new(Login::Scram);
     let listed = house.listed();
     house.authorizer.allow(&listed);
@@ -40,7 +38,6 @@ fn doctor_names_each_grant_that_is_taken_away() {
 #[test]
 #[ignore = "needs a secured Kafka: tests/run secure"]
 fn a_process_without_a_grant_says_which_and_goes_on_when_it_has_it() {
-    let _alone = alone();
     let mut house = House::new(Login::Scram);
     let listed = house.listed();
     house.authorizer.allow(&listed);
@@ -83,7 +80,6 @@ fn a_process_without_a_grant_says_which_and_goes_on_when_it_has_it() {
 #[test]
 #[ignore = "needs a secured Kafka: tests/run secure"]
 fn what_is_printed_for_kafka_acls_grants_what_it_says() {
-    let _alone = alone();
     let house = House::new(Login::Scram);
     let topics: Vec<Line> = house.listed().into_iter().filter(|line| line.process == "topics").collect();
     house.authorizer.allow(&topics);

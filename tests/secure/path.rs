@@ -1,6 +1,5 @@
 //! The whole path, every process as a principal of its own with exactly what `lockstep topics acls` lists.
 
-use crate::cluster::alone;
 use crate::house::{House, Login, event};
 
 fn everything_works_as(login: Login) {
@@ -43,13 +42,11 @@ fn everything_works_as(login: Login) {
 #[test]
 #[ignore = "needs a secured Kafka: tests/run secure"]
 fn everything_works_over_sasl_with_exactly_what_is_granted() {
-    let _alone = alone();
     everything_works_as(Login::Scram);
 }
 
 #[test]
 #[ignore = "needs a secured Kafka: tests/run secure"]
 fn everything_works_over_mutual_tls_with_exactly_what_is_granted() {
-    let _alone = alone();
     everything_works_as(Login::Certificate);
 }

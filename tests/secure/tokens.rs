@@ -1,6 +1,5 @@
 //! OAUTHBEARER against a broker that trusts a real Keycloak, for longer than several tokens last.
 
-use crate::cluster::alone;
 use crate::house::{House, Login, event};
 use crate::keycloak;
 use std::time::{Duration, Instant};
@@ -13,7 +12,6 @@ const LONG: Duration = Duration::from_secs(75);
 #[test]
 #[ignore = "needs a secured Kafka and Keycloak: tests/run secure"]
 fn processes_go_on_over_the_ends_of_their_tokens() {
-    let _alone = alone();
     let client = format!("lockstep-{}", uuid::Uuid::new_v4().simple());
     keycloak::make_client(&client, LIFE_S);
     let mut house = House::new(Login::Token { client });
@@ -44,7 +42,6 @@ fn processes_go_on_over_the_ends_of_their_tokens() {
 #[test]
 #[ignore = "needs a secured Kafka and Keycloak: tests/run secure"]
 fn a_client_that_gets_no_token_is_told_why() {
-    let _alone = alone();
     let house = House::new(Login::Token { client: "nobody-knows-it".into() });
     let said = house.run("any", &["topics", "plan"]);
     assert_eq!(said.code, 1, "{said:?}");
