@@ -2,7 +2,8 @@
 //! change of an account in the order in which it took place.
 
 use crate::load::{Row, Rows};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, Row as _, SqlitePool};
+use sqlx::pool::PoolOptions;
+use sqlx::{AssertSqlSafe, Connection as _, Database, PgConnection, PgPool, Postgres, Row as _, Sqlite, SqlitePool};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::runtime::Runtime;
 
@@ -37,14 +38,15 @@ const AUDIT: &str = "what TEXT, owner TEXT, version TEXT, content TEXT";
 impl Tables {
     pub fn sqlite(file: &std::path::Path) -> Self {
         let tokio = runtime();
-        let pool = tokio.block_on(SqlitePool::connect(&format!("sqlite:{}?mode=rwc", file.display()))).unwrap();
+        let pool =
+            tokio.block_on(unmaintained::<Sqlite>().connect(&format!("sqlite:{}?mode=rwc", file.display()))).unwrap();
         Self { tokio, pool: Pool::Sqlite(pool), schema: String::new() }
     }
 
     /// In a schema of its own.
     pub fn postgres(url: &str, schema: &str) -> Self {
         let tokio = runtime();
-        let pool = tokio.block_on(PgPool::connect(url)).unwrap();
+        let pool = tokio.block_on(unmaintained::<Postgres>().connect(url)).unwrap();
         let tables = Self { tokio, pool: Pool::Postgres(pool), schema: format!("{schema}.") };
         tables.run(&format!("CREATE SCHEMA {schema}"));
         tables
@@ -182,6 +184,11 @@ impl Tables {
         }
         count
     }
+}
+
+/// The pool's own task may spin for ever (sqlx#3645).
+fn unmaintained<DB: Database>() -> PoolOptions<DB> {
+    PoolOptions::new().idle_timeout(None).max_lifetime(None)
 }
 
 fn runtime() -> Runtime {

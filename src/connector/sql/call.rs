@@ -5,6 +5,7 @@
 
 use super::error::{Step, call_error};
 use crate::connector::{CallError, OpenError};
+use sqlx::pool::PoolOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Transaction};
@@ -51,7 +52,7 @@ impl Database {
                     ])
                     .disable_statement_logging();
                 let pool = PgPoolOptions::new().max_connections(connections.max(1)).acquire_timeout(connect);
-                Ok(Self::Postgres(pool.connect_lazy_with(options)))
+                Ok(Self::Postgres(unmaintained(pool).connect_lazy_with(options)))
             }
             Some("sqlite") if url.contains(":memory:") || url.contains("mode=memory") => {
                 Err(refused("accounts in memory are lost with the process; name a file: sqlite:path/to/file.db"))
@@ -65,7 +66,7 @@ impl Database {
                     .disable_statement_logging();
                 // Calls queue for the connection, so waiting for it may take as long as a call may.
                 let pool = SqlitePoolOptions::new().max_connections(SQLITE_CONNECTIONS).acquire_timeout(timeout);
-                Ok(Self::Sqlite(pool.connect_lazy_with(options)))
+                Ok(Self::Sqlite(unmaintained(pool).connect_lazy_with(options)))
             }
             _ => Err(refused("unknown database; write postgres://… or sqlite:…")),
         }
@@ -104,6 +105,13 @@ impl Database {
             Err(e) => Err(call_error(&e, Step::Connect)),
         }
     }
+}
+
+/// No connection is closed for its age: the task of the pool that does it may begin to spin and keep its thread for ever, so that
+/// the process can't end either (sqlx#3645; mended by sqlx#4289, which is in no release yet). One that is dead is found when it
+/// is next taken, as it is asked for an answer first.
+fn unmaintained<DB: sqlx::Database>(pool: PoolOptions<DB>) -> PoolOptions<DB> {
+    pool.idle_timeout(None).max_lifetime(None)
 }
 
 enum Open {
@@ -186,4 +194,22 @@ pub(super) fn quote(name: &str) -> String {
 
 pub(super) fn quote_table(name: &str) -> String {
     name.split('.').map(quote).collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With any of these there is a task of the pool, which may spin.
+    #[tokio::test]
+    async fn a_pool_has_no_task_of_its_own() {
+        let open = |url| Database::open(url, 4, Duration::from_secs(2)).unwrap_or_else(|_| panic!("{url}"));
+        let Database::Postgres(postgres) = open("postgres://127.0.0.1/nothing") else { panic!("it is PostgreSQL") };
+        let Database::Sqlite(sqlite) = open("sqlite:nothing.db") else { panic!("it is SQLite") };
+        let of_postgres = postgres.options();
+        assert_eq!((of_postgres.get_idle_timeout(), of_postgres.get_max_lifetime()), (None, None));
+        let of_sqlite = sqlite.options();
+        assert_eq!((of_sqlite.get_idle_timeout(), of_sqlite.get_max_lifetime()), (None, None));
+        assert_eq!((of_postgres.get_min_connections(), of_sqlite.get_min_connections()), (0, 0));
+    }
 }
