@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// fjall writes this file last when it makes a database, so without it nothing was ever stored.
+/// fjall writes this file last when it makes a database, so without the whole of it nothing was ever stored.
 const VERSION_MARKER: &str = "version";
+/// "FJL" and a byte, which are two writes: a process may be killed between them.
+const VERSION_MARKER_BYTES: u64 = 4;
 
 /// Flushing and compacting. With more than one fjall keeps one free for flushes by handing compactions back to the queue,
 /// round and round for as long as another compacts: a tenth of all CPU under load.
@@ -124,7 +126,8 @@ impl FolderLock {
 
 /// A process that was killed while it made a database leaves one that fjall neither opens nor makes again.
 fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
-    let finished = std::fs::metadata(folder.join(VERSION_MARKER)).is_ok_and(|marker| marker.len() > 0);
+    let finished =
+        std::fs::metadata(folder.join(VERSION_MARKER)).is_ok_and(|marker| marker.len() >= VERSION_MARKER_BYTES);
     if !finished {
         std::fs::remove_dir_all(folder)?;
         std::fs::create_dir_all(folder)?;
@@ -214,12 +217,15 @@ mod tests {
 
     #[test]
     fn a_database_whose_making_was_cut_short_is_made_anew() {
-        let data = tempfile::tempdir().unwrap();
-        let folder = data.path().join("state");
-        std::fs::create_dir_all(folder.join("keyspaces")).unwrap();
-        std::fs::write(folder.join("0.jnl"), b"").unwrap();
-        std::fs::write(folder.join(VERSION_MARKER), b"").unwrap();
-        let lock = FolderLock::acquire(&folder).unwrap();
-        Database::open(&folder, lock, 1 << 20).unwrap();
+        for marker in [&b""[..], b"FJL"] {
+            let data = tempfile::tempdir().unwrap();
+            let folder = data.path().join("state");
+            std::fs::create_dir_all(folder.join("keyspaces")).unwrap();
+            std::fs::write(folder.join("0.jnl"), b"").unwrap();
+            std::fs::write(folder.join(VERSION_MARKER), marker).unwrap();
+            let lock = FolderLock::acquire(&folder).unwrap();
+            Database::open(&folder, lock, 1 << 20).unwrap();
+            assert_eq!(std::fs::metadata(folder.join(VERSION_MARKER)).unwrap().len(), VERSION_MARKER_BYTES);
+        }
     }
 }

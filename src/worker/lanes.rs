@@ -13,6 +13,7 @@ use crate::runtime::{Now, restore};
 use crate::store::{Store, StoreError, Stores, Write};
 use crate::telemetry::Metrics;
 use crate::worker::call::Newest;
+use crate::worker::lost;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -392,15 +393,8 @@ impl LaneLoop {
             return Ok(lane.clone());
         }
         let Some(row) = held.store.get(account.0.as_bytes())? else { return Ok(Lane::default()) };
-        Ok(self.open(account, &row))
-    }
-
-    /// A lane's row that can't be read starts anew: the fence is lost for this account, which the next full command heals.
-    fn open(&self, account: &AccountId, row: &[u8]) -> Lane {
-        envelope::open(row).unwrap_or_else(|error| {
-            tracing::error!(target_name = %self.settings.target, %account, %error, "a lane's row can't be read; it starts anew");
-            Lane::default()
-        })
+        // What can't be read and stands in no log either starts anew with its next command: see `find_lost`.
+        Ok(envelope::open(&row).unwrap_or_default())
     }
 
     fn set_lane(&mut self, work: &mut Work, partition: u32, account: AccountId, lane: Lane) {
@@ -485,14 +479,21 @@ impl LaneLoop {
     /// What ran, and runs in this process no more, is reckoned as unknown.
     fn open_partition(&mut self, id: u32, store: Box<dyn Store>, position: i64) -> Result<(), WorkerError> {
         let mut partition = LanePartition { store, position, active: BTreeMap::new(), queue: BTreeSet::new() };
-        let mut from = Vec::new();
+        let (mut from, mut lost) = (Vec::new(), BTreeSet::new());
         loop {
             let rows = partition.store.scan(&[], &from, SCAN)?;
             let Some((last, _)) = rows.last() else { break };
             from = [last.as_slice(), &[0]].concat();
             for (key, row) in rows {
                 let account = AccountId(String::from_utf8_lossy(&key).into_owned().into());
-                let mut lane = self.open(&account, &row);
+                let mut lane: Lane = match envelope::open(&row) {
+                    Ok(lane) => lane,
+                    Err(error) => {
+                        tracing::error!(target_name = %self.settings.target, %account, %error, "a lane's row can't be read");
+                        lost.insert(account);
+                        continue;
+                    }
+                };
                 let call = CallId { assignment: self.assignment, partition: id, account: account.clone() };
                 if !self.in_flight.contains(&call) {
                     let overtaken = lane.restore(self.now.now(), self.settings.policy.call_timeout);
@@ -507,7 +508,34 @@ impl LaneLoop {
                 }
             }
         }
+        if !lost.is_empty() {
+            self.find_lost(id, &mut partition, &lost)?;
+        }
         self.partitions.insert(id, partition);
+        Ok(())
+    }
+
+    /// Lanes that can't be read go on from what the log holds of their commands.
+    fn find_lost(
+        &mut self,
+        id: u32,
+        partition: &mut LanePartition,
+        lost: &BTreeSet<AccountId>,
+    ) -> Result<(), WorkerError> {
+        let topic = self.settings.topics.commands(&self.settings.target);
+        let until = self.session.positions().get(&(topic.clone(), id)).copied().unwrap_or_default();
+        let found = lost::commands(self.bus.as_ref(), &self.codec, (&topic, id), until, lost)?;
+        tracing::warn!(
+            target_name = %self.settings.target, partition = id, lost = lost.len(), found = found.len(),
+            "lanes that can't be read go on from their commands in the log; those not found there start anew with their next one"
+        );
+        for (account, commands) in found {
+            let lane = Lane::of_log(commands, self.now.now(), self.settings.policy.call_timeout);
+            let Some(due) = lane.due() else { continue };
+            partition.queue.insert((lane.priority(), due, account.clone()));
+            self.newest.insert(account.clone(), lane.seen);
+            partition.active.insert(account, lane);
+        }
         Ok(())
     }
 

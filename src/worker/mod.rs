@@ -6,7 +6,10 @@
 
 mod call;
 mod lanes;
+mod lost;
 mod shell;
+#[cfg(test)]
+mod tests;
 
 pub use call::{Newest, Patience, make};
 pub use lanes::{CallId, Completion, LaneLoop, LaneSettings, StartedCall, WorkerError};

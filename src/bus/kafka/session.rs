@@ -182,8 +182,16 @@ impl KafkaSession {
                 },
                 Err(error) => error,
             };
-            if !passes(&failure) || Instant::now() >= until {
+            if !passes(&failure) {
                 return Err(bus_error(doing(), &failure));
+            }
+            if Instant::now() >= until {
+                // What the brokers say meanwhile ("unstable offset commit"), librdkafka keeps to itself.
+                let reason = format!(
+                    "{}; if the brokers answer otherwise, a transaction hangs: see 'not-committing' in docs/runbook.md",
+                    describe(&failure)
+                );
+                return Err(BusError::Retriable { doing: doing(), reason });
             }
             std::thread::sleep(OFFSETS_PAUSE);
         };

@@ -6,7 +6,7 @@ use crate::bus::{
 };
 use lockstep::bus::kafka::{KafkaBus, KafkaSettings};
 use lockstep::bus::topics::{self, Layout};
-use lockstep::bus::{Bus, CommitError, Membership, Poll, Transaction};
+use lockstep::bus::{Bus, BusError, CommitError, Membership, Poll, Transaction};
 use lockstep::config::Config;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,11 @@ const HUNG: Duration = Duration::from_secs(75);
 
 /// One attempt to reach a broker takes 10 s, and a stop waits for it.
 const STOPPED: Duration = Duration::from_secs(20);
+
+/// Three times what a transaction may take.
+const HANGING: Duration = Duration::from_secs(30);
+/// As tests/parts/kafka.sh sets them.
+const OFFSETS_PARTITIONS: u32 = 10;
 
 /// Held by the one that starts or is down: another would pick its port.
 static PORTS: Mutex<()> = Mutex::new(());
@@ -79,20 +84,53 @@ impl Broker {
         }
     }
 
-    fn start_again(&mut self) {
+    /// Of Kafka's own, with this broker's settings for its log.
+    fn java(&self) -> Command {
         let cache = std::env::var("LOCKSTEP_TEST_CACHE")
             .unwrap_or_else(|_| format!("{}/.cache/lockstep-tests", std::env::var("HOME").unwrap()));
+        let mut java = Command::new("java");
+        java.env("CLASSPATH", format!("{cache}/kafka-4.3.0/lib/*"));
+        let log = format!("-Dlog4j2.configurationFile={}/log4j2.properties", self.folder().display());
+        java.env("JAVA_TOOL_OPTIONS", log).stdin(Stdio::null());
+        java
+    }
+
+    /// What docs/runbook.md says for a transaction that hangs. A broker that is killed when a commit is decided and its markers
+    /// are not written may lose them (Kafka 4.3): as it starts again it knows no leader for the partitions yet, takes them
+    /// for deleted, and the transaction for complete. On one broker that happens once in ten of these tests.
+    fn end_hanging_transactions(&self, output: &str) {
+        let transactions = |args: &[&str]| {
+            let tool = ["org.apache.kafka.tools.TransactionsCommand", "--bootstrap-server", &self.address];
+            let ran = self.java().args(tool).args(args).output().unwrap();
+            assert!(ran.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+            String::from_utf8(ran.stdout).unwrap()
+        };
+        let listed = transactions(&["list"]);
+        assert!(
+            !listed.contains("Ongoing") && !listed.contains("Prepare"),
+            "nothing moves, and this is open: {listed}"
+        );
+        let offsets = (0..OFFSETS_PARTITIONS).map(|partition| ("__consumer_offsets", partition));
+        for (topic, partition) in offsets.chain([(output, 0)]) {
+            let at = ["--topic", topic, "--partition", &partition.to_string()].map(str::to_owned);
+            let at: Vec<&str> = at.iter().map(String::as_str).collect();
+            let producers = transactions(&[&["describe-producers"], at.as_slice()].concat());
+            let starts =
+                producers.lines().skip(1).filter_map(|line| line.split_whitespace().next_back()?.parse::<u64>().ok());
+            for start in starts {
+                println!("a transaction hangs in {topic}-{partition} from {start} on: ended");
+                transactions(&[&["abort"], at.as_slice(), &["--start-offset", &start.to_string()]].concat());
+            }
+        }
+    }
+
+    fn start_again(&mut self) {
         let log = || std::fs::File::options().append(true).open(self.folder().join("log")).unwrap();
         let before = self.starts();
-        let child = Command::new("java")
+        let child = self
+            .java()
             .args(["-Xmx1g", "kafka.Kafka"])
             .arg(self.folder().join("server.properties"))
-            .env("CLASSPATH", format!("{cache}/kafka-4.3.0/lib/*"))
-            .env(
-                "JAVA_TOOL_OPTIONS",
-                format!("-Dlog4j2.configurationFile={}/log4j2.properties", self.folder().display()),
-            )
-            .stdin(Stdio::null())
             .stdout(log())
             .stderr(log())
             .spawn()
@@ -129,13 +167,39 @@ fn part(verb: &str, data: &Path) -> String {
 }
 
 fn connect(address: &str) -> KafkaBus {
+    try_connect(address).unwrap()
+}
+
+fn try_connect(address: &str) -> Result<KafkaBus, BusError> {
     KafkaBus::connect(KafkaSettings {
         bootstrap: address.to_owned(),
         properties: BTreeMap::new(),
         client_id: "broker-test".into(),
         max_record_bytes: 900_000,
     })
-    .unwrap()
+}
+
+/// How many records of partition 0 a reader sees: it comes no further than where a transaction is open.
+fn visible(address: &str, topic: &str) -> Result<usize, BusError> {
+    let bus = try_connect(address)?;
+    let mut reader = bus.reader()?;
+    reader.seek(topic, 0, 0)?;
+    let mut count = 0;
+    loop {
+        match reader.poll(1000, Duration::from_secs(1))?.len() {
+            0 => return Ok(count),
+            more => count += more,
+        }
+    }
+}
+
+/// Set when the test ends, however it does: a scope waits for its threads even where the test has panicked.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 #[test]
@@ -148,6 +212,7 @@ fn a_broker_killed_in_the_middle_of_commits_neither_loses_nor_doubles_a_record()
     append_numbers(&bus, &input, 0..RECORDS);
     let (ended, copying) = (Arc::new(AtomicBool::new(false)), member("killed", &[&input]));
     let (done, rewound) = std::thread::scope(|threads| {
+        let _ending = Ending(&ended);
         let bus = broker.connect();
         let (input, output, ended) = (&input, &output, &ended);
         let copier = threads.spawn(move || {
@@ -161,11 +226,11 @@ fn a_broker_killed_in_the_middle_of_commits_neither_loses_nor_doubles_a_record()
                 let batch = match session.poll(limit, Duration::from_millis(50)) {
                     Ok(Poll::Batch(batch)) if !batch.is_empty() => batch,
                     Ok(_) => continue,
-                    Err(lockstep::bus::BusError::Retriable { .. }) => {
+                    Err(BusError::Retriable { .. }) => {
                         std::thread::sleep(Duration::from_millis(200));
                         continue;
                     }
-                    Err(lockstep::bus::BusError::Fenced(_)) => {
+                    Err(BusError::Fenced(_)) => {
                         (session, fenced) = (bus.join(&copying).unwrap(), fenced + 1);
                         continue;
                     }
@@ -175,7 +240,7 @@ fn a_broker_killed_in_the_middle_of_commits_neither_loses_nor_doubles_a_record()
                 match session.commit(Transaction { outputs, offsets: offsets_after(&batch) }) {
                     Ok(()) => done += batch.len(),
                     Err(CommitError::Rewound(_)) => rewound += 1,
-                    Err(CommitError::Bus(lockstep::bus::BusError::Fenced(_))) => {
+                    Err(CommitError::Bus(BusError::Fenced(_))) => {
                         (session, fenced) = (bus.join(&copying).unwrap(), fenced + 1);
                     }
                     Err(error) => panic!("{error}"),
@@ -190,9 +255,18 @@ fn a_broker_killed_in_the_middle_of_commits_neither_loses_nor_doubles_a_record()
             assert!(!copier.is_finished());
             broker.kill_and_start();
         }
-        let until = Instant::now() + PATIENCE * 2;
-        let seen = || broker.connect();
-        while read_all(&seen(), output).len() < RECORDS && Instant::now() < until {
+        let until = Instant::now() + PATIENCE * 4;
+        let (mut copied, mut since) = (0, Instant::now());
+        while copied < RECORDS && Instant::now() < until {
+            // A broker that has just started may not know its topics for a moment.
+            let now = visible(&broker.address, output).unwrap_or(copied);
+            if now != copied {
+                (copied, since) = (now, Instant::now());
+            }
+            if since.elapsed() > HANGING {
+                broker.end_hanging_transactions(output);
+                since = Instant::now();
+            }
             std::thread::sleep(Duration::from_millis(500));
         }
         ended.store(true, Ordering::SeqCst);

@@ -98,9 +98,10 @@ pub fn wait_assigned(session: &mut dyn Session) -> Vec<TopicPartition> {
 }
 
 pub fn expect_quiet(session: &mut dyn Session, otherwise: &str) {
-    let until = Instant::now() + QUIET;
+    let (until, give_up) = (Instant::now() + QUIET, Instant::now() + PATIENCE);
     let mut assigned = false;
     while Instant::now() < until || !assigned {
+        assert!(Instant::now() < give_up, "no partition was assigned within {PATIENCE:?}");
         match session.poll(LIMIT, Duration::from_millis(100)).unwrap() {
             Poll::Batch(batch) => {
                 assert!(batch.is_empty(), "{otherwise}");
@@ -207,8 +208,10 @@ impl Worker {
     }
 
     pub fn until_quiet(&mut self) {
+        let until = Instant::now() + PATIENCE;
         self.idle_since = Instant::now();
         while self.idle_since.elapsed() < QUIET {
+            assert!(Instant::now() < until, "records come again and again (held {:?})", self.held);
             self.turn();
         }
     }
