@@ -110,8 +110,9 @@ impl Broker {
             !listed.contains("Ongoing") && !listed.contains("Prepare"),
             "nothing moves, and this is open: {listed}"
         );
+        // The copier stands until the offsets are free, so they come last: its next transaction would commit what hangs before it.
         let offsets = (0..OFFSETS_PARTITIONS).map(|partition| ("__consumer_offsets", partition));
-        for (topic, partition) in offsets.chain([(output, 0)]) {
+        for (topic, partition) in [(output, 0)].into_iter().chain(offsets) {
             let at = ["--topic", topic, "--partition", &partition.to_string()].map(str::to_owned);
             let at: Vec<&str> = at.iter().map(String::as_str).collect();
             let producers = transactions(&[&["describe-producers"], at.as_slice()].concat());
