@@ -105,7 +105,8 @@ pub trait Session: Send {
     fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), BusError>;
     /// The next offset of each of this member's partitions, by what is committed.
     fn positions(&self) -> BTreeMap<TopicPartition, i64>;
-    /// Leaves the group. All is committed by then, or comes again to whoever is next.
+    /// Ends the membership; a bus that keeps partitions for a restart gives them to others only later. All is committed by then, or
+    /// comes again to whoever is next.
     fn leave(self: Box<Self>) -> Result<(), BusError>;
 }
 

@@ -133,20 +133,16 @@ pub enum LaneEffect {
 }
 
 impl Lane {
-    /// The lane of an account whose row is lost, from its commands, oldest first. What became of the newest nobody knows: it is
-    /// looked at once no call of before can arrive any more, and carried out where it isn't so. Whether a dead letter stands
-    /// isn't known either, so success ends it.
-    pub fn of_log(commands: impl IntoIterator<Item = Command>, now: Timestamp, call_timeout: Duration) -> Self {
-        let mut lane = Self { dead_letter: true, ..Self::default() };
-        for command in commands {
-            lane.accept(Box::new(command), now);
-        }
-        if let Work::Waiting(pending) = &mut lane.work {
+    /// For a lane that has taken its commands in anew, as its row was lost: what became of the newest nobody knows. It is looked
+    /// at once no call of before can arrive any more, and carried out where it isn't so. Whether a dead letter stands isn't known
+    /// either, so success ends it.
+    pub fn look_first(&mut self, now: Timestamp, call_timeout: Duration) {
+        self.dead_letter = true;
+        if let Work::Waiting(pending) = &mut self.work {
             pending.unknown = true;
             pending.not_before = now.plus(call_timeout);
             pending.due = pending.not_before;
         }
-        lane
     }
 
     pub fn accept(&mut self, command: Box<Command>, now: Timestamp) -> Accepted {

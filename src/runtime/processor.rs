@@ -270,7 +270,7 @@ impl Processor {
         self.session.positions()
     }
 
-    /// Leaves the group; everything is committed.
+    /// Ends its membership; everything is committed.
     pub fn stop(self) -> Result<(), ProcessorError> {
         Ok(self.session.leave()?)
     }

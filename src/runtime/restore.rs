@@ -33,7 +33,7 @@ pub enum RestoreError {
     Bus(#[from] BusError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("changelog {topic}-{partition}: nothing came for {} s at offset {at} of {end}", STALLED.as_secs())]
+    #[error("{topic}-{partition}: nothing came for {} s at offset {at} of {end}", STALLED.as_secs())]
     Stalled { topic: String, partition: u32, at: i64, end: i64 },
     #[error("changelog {topic}: the thread that replayed it ended in a bug: see the log")]
     Thread { topic: String },

@@ -98,6 +98,8 @@ pub struct LaneLoop {
     in_flight: BTreeSet<CallId>,
     /// Ended calls whose result is not committed yet.
     completions: Vec<Completion>,
+    /// Whose rows could not be read: to be written anew.
+    lost: BTreeSet<(u32, AccountId)>,
     /// Results of commands that were overtaken while the process that ran them went away: to be committed with their rows.
     overtaken: Vec<(u32, AccountId, Box<ResultEvent>)>,
     breaker: Breaker,
@@ -142,6 +144,7 @@ impl LaneLoop {
             assignment: 0,
             in_flight: BTreeSet::new(),
             completions: Vec::new(),
+            lost: BTreeSet::new(),
             overtaken: Vec::new(),
             breaker: Breaker::default(),
             holding_back: false,
@@ -215,12 +218,17 @@ impl LaneLoop {
         Ok(started)
     }
 
-    /// Leaves the group. Calls still under way are the next owner's to find out about.
+    /// Ends its membership. Calls still under way are the next owner's to find out about.
     pub fn stop(self) -> Result<(), WorkerError> {
         Ok(self.session.leave()?)
     }
 
+    /// What taking partitions up has brought.
     fn report(&mut self, work: &mut Work) -> Result<(), WorkerError> {
+        for (partition, account) in std::mem::take(&mut self.lost) {
+            let lane = self.lane(partition, &account)?;
+            work.rows.insert((partition, account), lane);
+        }
         for (partition, account, result) in std::mem::take(&mut self.overtaken) {
             let output = self.effect(&account, LaneEffect::Result(result))?;
             work.transaction.outputs.push(output);
@@ -393,7 +401,7 @@ impl LaneLoop {
             return Ok(lane.clone());
         }
         let Some(row) = held.store.get(account.0.as_bytes())? else { return Ok(Lane::default()) };
-        // What can't be read and stands in no log either starts anew with its next command: see `find_lost`.
+        // What stands in no log either starts anew with its next command: see `find_lost`.
         Ok(envelope::open(&row).unwrap_or_default())
     }
 
@@ -457,6 +465,7 @@ impl LaneLoop {
         self.in_flight.clear();
         self.completions.clear();
         self.overtaken.clear();
+        self.lost.clear();
         self.newest.clear();
     }
 
@@ -465,6 +474,7 @@ impl LaneLoop {
         let target = &self.settings.target;
         let mut stores = BTreeMap::new();
         self.overtaken.retain(|(partition, ..)| !ids.contains(partition));
+        self.lost.retain(|(partition, _)| !ids.contains(partition));
         for id in ids {
             self.partitions.remove(id);
             stores.insert(*id, self.stores.open(&format!("lanes.{target}"), *id)?);
@@ -509,7 +519,7 @@ impl LaneLoop {
             }
         }
         if !lost.is_empty() {
-            self.find_lost(id, &mut partition, &lost)?;
+            self.find_lost(id, &mut partition, lost)?;
         }
         self.partitions.insert(id, partition);
         Ok(())
@@ -520,22 +530,24 @@ impl LaneLoop {
         &mut self,
         id: u32,
         partition: &mut LanePartition,
-        lost: &BTreeSet<AccountId>,
+        lost: BTreeSet<AccountId>,
     ) -> Result<(), WorkerError> {
-        let topic = self.settings.topics.commands(&self.settings.target);
+        let target = &self.settings.target;
+        tracing::warn!(target_name = %target, partition = id, lanes = lost.len(), "reading the commands of lanes that can't be read");
+        let topic = self.settings.topics.commands(target);
         let until = self.session.positions().get(&(topic.clone(), id)).copied().unwrap_or_default();
-        let found = lost::commands(self.bus.as_ref(), &self.codec, (&topic, id), until, lost)?;
-        tracing::warn!(
-            target_name = %self.settings.target, partition = id, lost = lost.len(), found = found.len(),
-            "lanes that can't be read go on from their commands in the log; those not found there start anew with their next one"
-        );
-        for (account, commands) in found {
-            let lane = Lane::of_log(commands, self.now.now(), self.settings.policy.call_timeout);
+        let (bus, codec) = (self.bus.as_ref(), self.codec.as_ref());
+        let log = lost::Log { bus, codec, target, topic: &topic, partition: id, until };
+        let found = lost::lanes(&log, &lost, self.now.now(), self.settings.policy.call_timeout)?;
+        tracing::warn!(target_name = %target, partition = id, found = found.len(), not_found = lost.len() - found.len(),
+            "lanes that were found go on from there, the others start anew with their next command");
+        for (account, lane) in found {
             let Some(due) = lane.due() else { continue };
             partition.queue.insert((lane.priority(), due, account.clone()));
             self.newest.insert(account.clone(), lane.seen);
             partition.active.insert(account, lane);
         }
+        self.lost.extend(lost.into_iter().map(|account| (id, account)));
         Ok(())
     }
 

@@ -4,10 +4,11 @@ use super::{LaneLoop, LaneSettings, Newest, StartedCall};
 use crate::bus::embedded::{Clock as _, EmbeddedBus, VirtualClock};
 use crate::bus::{Bus, Outgoing, topics};
 use crate::codec::public::PublicCodec;
-use crate::lane::RetryPolicy;
+use crate::lane::{Lane, RetryPolicy};
 use crate::model::topic::TopicNames;
 use crate::model::{
     AccountId, Cause, Command, Deprovision, Desired, Entitlements, Generation, IdentityId, Intent, Op, Timestamp,
+    envelope,
 };
 use crate::rules::PublicFormat;
 use crate::store::memory::MemoryStores;
@@ -74,6 +75,16 @@ impl Bench {
         self.append(self.names.lanes(&"wiki".into()), account, b"\xffno row".to_vec());
     }
 
+    /// The newest row of the changelog, if it can be read.
+    fn row(&self, account: &str) -> Option<Lane> {
+        let topic = self.names.lanes(&"wiki".into());
+        let mut reader = self.bus.reader().unwrap();
+        reader.seek(&topic, 0, 0).unwrap();
+        let rows = reader.poll(1_000, Duration::ZERO).unwrap();
+        let newest = rows.iter().rev().find(|row| row.key.as_deref() == Some(account.as_bytes()))?;
+        envelope::open(newest.value.as_deref()?).ok()
+    }
+
     fn later(&self, by: Duration) {
         self.clock.set(self.clock.now().plus(by));
     }
@@ -134,6 +145,7 @@ fn a_lane_whose_row_cannot_be_read_goes_on_with_its_newest_command() {
 
     let mut second = bench.worker();
     assert!(calls(&mut second).is_empty(), "a call of before may still arrive");
+    assert_eq!(bench.row("leaver").map(|lane| lane.seen), Some(Generation(2)), "the next process need not look again");
     bench.later(CALL_TIMEOUT);
     let again = calls(&mut second);
     assert_eq!(said(&again), [("leaver", 2, Op::Disable, true), ("other", 1, Op::Create, true)], "both look first");
@@ -148,6 +160,7 @@ fn a_lane_that_stands_in_no_log_starts_anew_with_its_next_command() {
     bench.damage("leaver");
     let mut worker = bench.worker();
     assert!(calls(&mut worker).is_empty());
+    assert_eq!(bench.row("leaver"), Some(Lane::default()));
     bench.send("leaver", 7, Op::Disable);
     assert_eq!(said(&calls(&mut worker)), [("leaver", 7, Op::Disable, false)]);
 }

@@ -188,7 +188,7 @@ impl KafkaSession {
             if Instant::now() >= until {
                 // What the brokers say meanwhile ("unstable offset commit"), librdkafka keeps to itself.
                 let reason = format!(
-                    "{}; if the brokers answer otherwise, a transaction hangs: see 'not-committing' in docs/runbook.md",
+                    "{}; if the brokers answer otherwise, a transaction may hang: see 'not-committing' in docs/runbook.md",
                     describe(&failure)
                 );
                 return Err(BusError::Retriable { doing: doing(), reason });
@@ -507,11 +507,11 @@ impl Session for KafkaSession {
         Ok(())
     }
 
-    /// A static member keeps its partitions for the session time-out, so that a restart moves nothing; then they go to others.
     fn positions(&self) -> BTreeMap<TopicPartition, i64> {
         self.positions.iter().map(|(partition, position)| (partition.clone(), position.committed)).collect()
     }
 
+    /// A static member keeps its partitions for the session time-out, so that a restart moves nothing; then they go to others.
     fn leave(self: Box<Self>) -> Result<(), BusError> {
         Ok(())
     }

@@ -11,6 +11,7 @@ use crate::model::SourceName;
 use crate::rules::Bundle;
 use anyhow::Context;
 use sha2::{Digest, Sha256};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -145,26 +146,24 @@ impl Deck {
 
     fn deal(&mut self, parts: &Parts, count: usize) -> anyhow::Result<()> {
         let until = self.lines.len().min(self.next + count);
-        let dealt = &self.lines[self.next..until];
-        match self.append(parts, dealt) {
-            // Nothing was appended: one by one, so that it is only theirs which are too large.
-            Err(BusError::TooLarge { .. }) => {
-                for line in dealt {
-                    match self.append(parts, std::slice::from_ref(line)) {
-                        Err(error @ BusError::TooLarge { .. }) => {
-                            eprintln!("{}:{}: refused: {error}", self.path.display(), line.0);
-                            self.refused += 1;
-                        }
-                        appended => appended.with_context(|| format!("playing {}", self.path.display()))?,
-                    }
-                }
-            }
-            appended => appended.with_context(|| format!("playing {}", self.path.display()))?,
-        }
-        dealt.iter().for_each(|(_, line)| add(&mut self.digest, line));
+        self.play(parts, self.next..until).with_context(|| format!("playing {}", self.path.display()))?;
+        self.lines[self.next..until].iter().for_each(|(_, line)| add(&mut self.digest, line));
         self.next = until;
         let marker = format!("{until} {}\n", hex(&self.digest));
         std::fs::write(&self.marker, marker).with_context(|| format!("writing {}", self.marker.display()))
+    }
+
+    /// All of them at once; where one is too large nothing was appended, and each is by itself.
+    fn play(&mut self, parts: &Parts, mut dealt: Range<usize>) -> Result<(), BusError> {
+        match self.append(parts, &self.lines[dealt.clone()]) {
+            Err(error @ BusError::TooLarge { .. }) if dealt.len() == 1 => {
+                eprintln!("{}:{}: refused: {error}", self.path.display(), self.lines[dealt.start].0);
+                self.refused += 1;
+                Ok(())
+            }
+            Err(BusError::TooLarge { .. }) => dealt.try_for_each(|line| self.play(parts, line..line + 1)),
+            appended => appended,
+        }
     }
 
     fn append(&self, parts: &Parts, lines: &[(usize, Vec<u8>)]) -> Result<(), BusError> {
