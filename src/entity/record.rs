@@ -8,10 +8,10 @@ use super::key::HEAD;
 use super::step::{Step, StepError};
 use crate::model::envelope;
 use crate::model::{
-    Address, Alert, AlertKind, AlertState, Attributes, Body, DecisionKind, EventId, IdentityId, RecordChange, RecordId,
-    RouteVerdict, RoutingKey, SourceEvent, SourceName, TenantId, Timestamp, Value,
+    Address, Alert, AlertKind, AlertState, Attributes, Body, DecisionKind, EventId, IdentityId, Origin, RecordChange,
+    RecordId, RouteVerdict, RoutingKey, SourceEvent, SourceName, TenantId, Timestamp, Value,
 };
-use crate::rules::Phase;
+use crate::rules::{Phase, SourceRules};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -47,6 +47,17 @@ pub struct RecordHead {
     /// In partial updates: for each attribute that events at `order` set, the one whose value stands.
     #[serde(deserialize_with = "envelope::or_default")]
     pub set_by: BTreeMap<String, Rank>,
+    /// Where the last event stood, where removals without an order come another way.
+    #[serde(deserialize_with = "envelope::or_default")]
+    pub arrived: Option<Arrived>,
+}
+
+/// A place on the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrived {
+    /// A hash of topic and partition: their names would be most of it.
+    at: u64,
+    offset: i64,
 }
 
 /// Which of several events with one order stands: not the one that came last, for arrival must not bring a leaver back.
@@ -85,6 +96,18 @@ pub enum Link {
 impl Rank {
     fn of(ends: bool, id: &EventId) -> Self {
         Self { ends, length: id.as_str().len(), id: id.as_str().to_owned() }
+    }
+}
+
+impl Arrived {
+    fn of(origin: &Origin) -> Self {
+        let at = xxhash_rust::xxh3::xxh3_64_with_seed(origin.topic.as_bytes(), origin.partition.into());
+        Self { at, offset: origin.offset }
+    }
+
+    /// Of two partitions nobody knows.
+    fn is_before(self, other: Self) -> bool {
+        self.at == other.at && self.offset < other.offset
     }
 }
 
@@ -151,6 +174,18 @@ fn take(step: &mut Step, me: &Me, head: &mut RecordHead, event: SourceEvent) {
     head.recent.push_back(id);
     if head.recent.len() > REMEMBERED_EVENTS {
         head.recent.pop_front();
+    }
+    if step.rules.source(me.source).is_some_and(SourceRules::removes_out_of_order) {
+        let arrived = Arrived::of(&event.origin);
+        match event.change {
+            // It went by the Route, and what follows it in its partition was here before it.
+            RecordChange::Remove
+                if event.order.is_none() && head.arrived.is_some_and(|last| arrived.is_before(last)) =>
+            {
+                return;
+            }
+            _ => head.arrived = Some(arrived),
+        }
     }
     let tied = match (event.order, head.order) {
         (Some(order), Some(last)) if order < last => return,

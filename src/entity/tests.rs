@@ -60,6 +60,8 @@ struct Town {
     /// What they say.
     said: Vec<String>,
     events: u64,
+    /// Where the next event stands in its partition.
+    offset: i64,
     /// Continue messages that were handled.
     continued: usize,
 }
@@ -96,6 +98,7 @@ impl Town {
             alerts: Vec::new(),
             said: Vec::new(),
             events: 0,
+            offset: 0,
             continued: 0,
         }
     }
@@ -143,22 +146,27 @@ impl Town {
     }
 
     /// A removal that holds no more than the record's id, as intake addresses it.
-    fn remove_by_route(&mut self, source: &str, record: &str, order: i64) {
+    fn remove_by_route(&mut self, source: &str, record: &str, order: Option<i64>) {
         let to = Address::route("acme".into(), source.into(), record.into());
-        let event = SourceEvent {
+        let event = self.removal(source, record, order);
+        let cause = Cause::from(&event);
+        self.deliver(Message { to, body: Body::Source(event), cause });
+    }
+
+    fn removal(&self, source: &str, record: &str, order: Option<i64>) -> SourceEvent {
+        let to = Address::route("acme".into(), source.into(), record.into());
+        SourceEvent {
             tenant: "acme".into(),
             source: source.into(),
             record: record.into(),
-            routing_key: to.routing_key.clone(),
+            routing_key: to.routing_key,
             id: "removal".into(),
-            order: Some(order),
+            order,
             time: self.now,
             change: RecordChange::Remove,
-            origin: Origin { topic: source.to_owned(), partition: 0, offset: 0 },
+            origin: Origin { topic: source.to_owned(), partition: 0, offset: self.offset },
             traceparent: None,
-        };
-        let cause = Cause::from(&event);
-        self.deliver(Message { to, body: Body::Source(event), cause });
+        }
     }
 
     fn tell_as(&mut self, source: &str, record: &str, id: &str, order: Option<i64>, fields: &str) {
@@ -183,7 +191,7 @@ impl Town {
             order,
             time: self.now,
             change,
-            origin: Origin { topic: source.to_owned(), partition: 0, offset: 0 },
+            origin: Origin { topic: source.to_owned(), partition: 0, offset: self.offset },
             traceparent: None,
         };
         let to = Address::record(
@@ -616,12 +624,12 @@ fn a_removal_that_says_no_route_finds_its_record_even_when_it_comes_first() {
     for removal_first in [false, true] {
         let mut town = Town::with(bundle(100, true));
         if removal_first {
-            town.remove_by_route("hr", "w1", 2);
+            town.remove_by_route("hr", "w1", Some(2));
             assert_eq!(town.commanded(), [""; 0]);
         }
         town.tell_as("hr", "w1", "e-1", Some(1), "number=1 name=Ada department=Legal status=active");
         if !removal_first {
-            town.remove_by_route("hr", "w1", 2);
+            town.remove_by_route("hr", "w1", Some(2));
         }
         let last = town.commands.last().expect("the account was made, then disabled");
         assert_eq!(last.op, Op::Disable, "removal first: {removal_first}");
@@ -629,6 +637,44 @@ fn a_removal_that_says_no_route_finds_its_record_even_when_it_comes_first() {
         let waiting = [key::entity(&route.entity), b"removal".to_vec()].concat();
         assert!(!town.rows.contains_key(&waiting), "nothing waits any more");
     }
+}
+
+/// A tombstone has no order but its place on the topic, and goes by the Route: what follows it may be there before it.
+#[test]
+fn a_removal_without_an_order_takes_nobody_away_who_came_after_it() {
+    const ADA: &str = "number=1 name=Ada department=Legal status=active";
+    // The offsets of the removal and of the record's event, whether the removal comes first, and whether she stays.
+    for (removal, event, first, stays) in
+        [(5, 6, true, true), (5, 6, false, true), (6, 5, true, false), (6, 5, false, false)]
+    {
+        let mut town = Town::with(bundle(100, true));
+        let remove = |town: &mut Town| {
+            town.offset = removal;
+            town.remove_by_route("hr", "w1", None);
+        };
+        if first {
+            remove(&mut town);
+        }
+        town.offset = event;
+        town.tell_as("hr", "w1", "e-1", None, ADA);
+        if !first {
+            remove(&mut town);
+        }
+        let ops: Vec<Op> = town.commands.iter().map(|command| command.op).collect();
+        let expected: &[Op] = if stays { &[Op::Create] } else { &[Op::Create, Op::Disable] };
+        assert_eq!(ops, expected, "removal at {removal}, event at {event}, removal first: {first}");
+    }
+
+    // Where it stood in another partition nobody knows which is newer: a leaver is a leaver.
+    let mut town = Town::with(bundle(100, true));
+    town.offset = 6;
+    town.tell_as("hr", "w1", "e-1", None, ADA);
+    let to = Address::route("acme".into(), "hr".into(), "w1".into());
+    let mut elsewhere = town.removal("hr", "w1", None);
+    elsewhere.origin = Origin { topic: "hr".to_owned(), partition: 3, offset: 5 };
+    let cause = Cause::from(&elsewhere);
+    town.deliver(Message { to, body: Body::Source(elsewhere), cause });
+    assert_eq!(town.commands.last().unwrap().op, Op::Disable);
 }
 
 #[test]

@@ -127,6 +127,13 @@ pub struct SourceDraft {
     pub attribute_places: BTreeMap<String, Place>,
 }
 
+impl SourceRules {
+    /// Whether a removal may have neither an order nor a route: it comes another way than the record's other events.
+    pub fn removes_out_of_order(&self) -> bool {
+        self.route_by.is_some() && (self.event.order.is_none() || self.record.tombstones == Tombstones::Remove)
+    }
+}
+
 impl EventPath {
     pub fn new(dotted: &str) -> Option<Self> {
         let parts: Vec<String> = dotted.split('.').map(str::to_owned).collect();
