@@ -135,7 +135,9 @@ fn answer(
     }
     if let Some(last) = last {
         let job = serde_json::to_string(operation).expect("an operation is plain data");
-        step.send(me.clone(), Body::Continue { job, cursor: format!("{} {last}", cutoff.0) });
+        // What was held before this step in this very millisecond can't be told from what is held after it.
+        let cutoff = if after.is_empty() { cutoff.0 - 1 } else { cutoff.0 };
+        step.send(me.clone(), Body::Continue { job, cursor: format!("{cutoff} {last}") });
     }
     Ok(())
 }

@@ -64,6 +64,8 @@ struct Town {
     offset: i64,
     /// Continue messages that were handled.
     continued: usize,
+    /// Who is fired before the next of them.
+    fired_between: Option<String>,
 }
 
 struct TownRows<'a>(&'a BTreeMap<Vec<u8>, Vec<u8>>, Vec<u8>);
@@ -100,13 +102,19 @@ impl Town {
             events: 0,
             offset: 0,
             continued: 0,
+            fired_between: None,
         }
     }
 
     fn deliver(&mut self, message: Message) {
         let mut queue = VecDeque::from([message]);
         while let Some(Message { to, body, cause }) = queue.pop_front() {
-            self.continued += usize::from(matches!(body, Body::Continue { .. }));
+            if matches!(body, Body::Continue { .. }) {
+                self.continued += 1;
+                if let Some(number) = self.fired_between.take() {
+                    self.fire(&number);
+                }
+            }
             let stamped = Stamped { now: self.now, body, cause: cause.clone() };
             let transition = step(&to, &TownRows(&self.rows, key::entity(&to.entity)), &self.bundle, stamped).unwrap();
             for (row, value) in transition.writes {

@@ -17,6 +17,8 @@ use std::time::Duration;
 /// Intake waits for this many records of the inbox at most: behind more it goes on by the inbox, and is looked at again.
 const NEAR: i64 = 2_000;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The longest wait between two tries where marks are not read in time.
+const LOOK_WITHIN: Duration = Duration::from_secs(60);
 /// A mark that is not read by then, because another's open transaction lies before it, is given up.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -48,6 +50,9 @@ pub(super) struct Direct {
     inbox: String,
     /// Of the partitions that are served here.
     ways: BTreeMap<u32, Way>,
+    /// How long until a partition is looked at again whose mark was not read in time: twice as long each time, for meanwhile what
+    /// is taken in for any partition is held back.
+    waits: BTreeMap<u32, Duration>,
     /// What is taken in is held back until the marks are read.
     held: bool,
     /// Off: everything takes the way through the inbox.
@@ -56,7 +61,7 @@ pub(super) struct Direct {
 
 impl Direct {
     pub fn new(bus: Arc<dyn Bus>, topics: &TopicNames, on: bool) -> Self {
-        Self { bus, inbox: topics.inbox(), ways: BTreeMap::new(), held: false, on }
+        Self { bus, inbox: topics.inbox(), ways: BTreeMap::new(), waits: BTreeMap::new(), held: false, on }
     }
 
     pub fn is_open(&self, partition: u32) -> bool {
@@ -71,6 +76,7 @@ impl Direct {
     /// All partitions may be others', or have been meanwhile. Of an assignment that is over nothing is held back any more.
     pub fn forget(&mut self) {
         self.ways.clear();
+        self.waits.clear();
         self.held = false;
     }
 
@@ -95,8 +101,9 @@ impl Direct {
         let positions = session.positions();
         let later = Way::Inbox { look: now.plus(LOOK_EVERY) };
         for (partition, way) in &mut self.ways {
+            // A clock that was set back is no reason to wait until it is there again.
             match *way {
-                Way::Inbox { look } if now >= look => {
+                Way::Inbox { look } if now >= look || now.plus(LOOK_WITHIN) < look => {
                     *way = match (
                         positions.get(&(self.inbox.clone(), *partition)),
                         end_of(self.bus.as_ref(), &self.inbox, *partition),
@@ -107,8 +114,10 @@ impl Direct {
                         _ => later,
                     };
                 }
-                Way::Marking(marks) | Way::Marked(marks) if marks.since.plus(PATIENCE) <= now => {
-                    *way = later;
+                Way::Marking(marks) | Way::Marked(marks) if marks.since.plus(PATIENCE) <= now || now < marks.since => {
+                    let wait = self.waits.entry(*partition).or_insert(LOOK_EVERY);
+                    *way = Way::Inbox { look: now.plus(*wait) };
+                    *wait = (*wait * 2).min(LOOK_WITHIN);
                     tracing::debug!(partition, "events go on by the inbox: a mark was not read in time");
                 }
                 Way::Inbox { .. } | Way::Marking(_) | Way::Marked(_) | Way::Direct => {}
@@ -156,6 +165,7 @@ impl Direct {
         match *way {
             Way::Marked(marks) if offset >= marks.from && marks.unread == 1 => {
                 *way = Way::Direct;
+                self.waits.remove(&partition);
                 tracing::debug!(partition, "events come directly");
             }
             Way::Marked(marks) if offset >= marks.from => {
@@ -304,6 +314,20 @@ mod tests {
         let again = later.plus(LOOK_EVERY);
         one.turn(again, 9);
         assert_eq!((one.turn(again, 9), one.direct.is_open(0)), (vec![one.inbox.clone()], true));
+    }
+
+    #[test]
+    fn where_marks_are_never_read_in_time_little_is_held_back() {
+        let mut one = Loop::with(0);
+        one.direct.serve(0);
+        one.session.pause(&[(one.inbox.clone(), 0)]).unwrap();
+        let held = |seconds: std::ops::Range<i64>, one: &mut Loop| {
+            let times = seconds.map(|second| Timestamp(NOW.0 + second * 1_000));
+            times.filter(|now| (one.turn(*now, 9), one.direct.held).1).count()
+        };
+        assert_eq!(held(0..120, &mut one), 14, "two seconds at 0, 3, 7, 13, 23, 41 and 75");
+        assert_eq!(held(120..240, &mut one), 4, "each minute in the end");
+        assert_eq!(held(-3_600..-3_500, &mut one), 4, "set back by an hour: it waits for no time of before");
     }
 
     #[test]
