@@ -68,6 +68,11 @@ impl Direct {
         self.ways.get(&partition) == Some(&Way::Direct)
     }
 
+    /// What is taken in waits.
+    pub fn holds_back(&self) -> bool {
+        self.held
+    }
+
     /// How many are.
     pub fn open(&self) -> usize {
         self.ways.values().filter(|way| **way == Way::Direct).count()

@@ -5,6 +5,7 @@
 //! simulator drives the very same code. What a step decided is carried out here and nowhere else; nothing here knows what
 //! an identity is.
 
+mod backlog;
 mod batch;
 mod bundles;
 mod direct;
@@ -19,6 +20,8 @@ mod processor;
 mod quarantine;
 mod restore;
 mod restorer;
+#[cfg(test)]
+mod tests;
 mod work;
 
 pub use bundles::BundleStore;

@@ -1,6 +1,7 @@
 //! The processor's loop body, and what happens to partitions as they come and go.
 
 use super::Now;
+use super::backlog::Backlog;
 use super::bundles::{BundleError, BundleStore};
 use super::direct::Direct;
 use super::figures::Aside;
@@ -32,6 +33,8 @@ const BATCH: BatchLimit = BatchLimit::new(3_000, 6 << 20);
 const MOST_ROUNDS: usize = 1_000;
 /// Longest wait for records while partitions are restored: how soon one that has come to its end is served.
 const RESTORING_WAIT: Duration = Duration::from_millis(20);
+/// The same while timers wait for what came in before.
+const BACKLOG_WAIT: Duration = Duration::from_millis(20);
 /// How often the stores are told that they are current, for the stale-disk rule.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
@@ -134,6 +137,7 @@ pub struct Processor {
     session: Box<dyn Session>,
     restorer: Restorer,
     direct: Direct,
+    backlog: Backlog,
     hands: Hands,
     /// The group has said which partitions are this processor's; it may be none.
     is_member: bool,
@@ -180,6 +184,7 @@ impl Processor {
             settings,
             restorer,
             direct,
+            backlog: Backlog::default(),
             hands,
             is_member: false,
             cache_share: 0,
@@ -235,6 +240,9 @@ impl Processor {
                 transaction.offsets.insert((last.topic.clone(), last.partition), last.offset + 1);
             }
         }
+        let quiet = count == 0 && !self.direct.holds_back() && self.restorer.is_idle();
+        let inbox = self.intake.inbox();
+        self.backlog.look(self.bus.as_ref(), self.session.as_ref(), inbox, quiet, wall);
         let given = self.take(&records, &mut transaction.outputs)?;
         if count > 0 {
             self.metrics.batch_records.observe(count as f64);
@@ -391,10 +399,10 @@ impl Processor {
         mut given: BTreeMap<u32, Vec<Given>>,
         records: usize,
     ) -> Result<Vec<(u32, Done)>, ProcessorError> {
-        let partitions = self.partitions.iter_mut();
+        let (partitions, backlog) = (self.partitions.iter_mut(), &self.backlog);
         let tasks = partitions.map(|(id, partition)| (*id, partition, given.remove(id).unwrap_or_default())).collect();
         let begun = self.hands.each(tasks, records, |(id, partition, given): (u32, &mut Partition, _)| {
-            work::begin(partition, given).map(|stepped| (id, stepped))
+            work::begin(partition, given, !backlog.waits(id)).map(|stepped| (id, stepped))
         });
         let mut stepped = begun.into_iter().collect::<Result<BTreeMap<u32, Stepped>, _>>()?;
         for round in 0.. {
@@ -431,6 +439,7 @@ impl Processor {
         });
         done.into_iter().collect()
     }
+
     /// What the partitions have for one another, out of what they send: the rest goes through the inbox.
     fn hand_over(&self, stepped: &mut BTreeMap<u32, Stepped>) -> BTreeMap<u32, Vec<Given>> {
         let mut handed: BTreeMap<u32, Vec<Given>> = BTreeMap::new();
@@ -462,7 +471,9 @@ impl Processor {
         self.publisher.forget();
         self.direct.forget();
         self.is_member = true;
-        self.take_up(&own)
+        self.take_up(&own)?;
+        self.backlog.begin(self.bus.as_ref(), self.session.as_ref(), &inbox, self.now.now());
+        Ok(())
     }
 
     /// What is in memory is kept until it is known who has the partitions next. Nothing is stepped meanwhile.
@@ -477,6 +488,7 @@ impl Processor {
         }
         self.publisher.forget();
         self.direct.forget();
+        self.backlog.forget();
         Ok(())
     }
 
@@ -528,6 +540,7 @@ impl Processor {
         for restored in self.restorer.restored()? {
             let id = restored.partition;
             self.open(restored)?;
+            self.backlog.expect(id, self.now.now());
             self.session.resume(&[(self.settings.topics.inbox(), id)])?;
         }
         Ok(())
@@ -560,9 +573,13 @@ impl Processor {
     fn until_next_timer(&self, wait: Duration) -> Result<Duration, ProcessorError> {
         let now = self.now.now();
         let mut wait = if self.restorer.is_idle() { wait } else { wait.min(RESTORING_WAIT) };
-        for partition in self.partitions.values() {
+        for (id, partition) in &self.partitions {
             if partition.is_sweeping() {
                 return Ok(Duration::ZERO);
+            }
+            if self.backlog.waits(*id) {
+                wait = wait.min(BACKLOG_WAIT);
+                continue;
             }
             if let Some(due) = partition.store.next_due()? {
                 wait = wait.min(due.since(now));

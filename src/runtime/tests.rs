@@ -1,0 +1,162 @@
+//! The processor's loop on an embedded bus in memory, turn by turn.
+
+use super::{Codecs, Processor, ProcessorSettings, Publisher, RestoreSettings};
+use crate::bus::embedded::{Clock as _, EmbeddedBus, VirtualClock};
+use crate::bus::topics::{self, Wishes};
+use crate::bus::{Bus, Outgoing};
+use crate::codec::public::PublicCodec;
+use crate::codec::source::SourceDecoder;
+use crate::model::topic::TopicNames;
+use crate::model::{Command, Timestamp};
+use crate::rules::{Bundle, SourceFile};
+use crate::store::memory::MemoryStores;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// 2026-03-02T09:00:00Z.
+const NINE: Timestamp = Timestamp(1_772_442_000_000);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+const FILES: [(&str, &str); 3] = [
+    (
+        "sources/hr.yaml",
+        "source: hr\ntopic: hr\ntenant: acme\nformat: json\nevent: { id: id, order: sequence }\nrecord: { id: worker }\n\
+         attributes: { number: worker, end: { path: end, type: date } }\n",
+    ),
+    (
+        "identity.yaml",
+        "kinds:\n  person:\n    anchor: hr\n    attributes: { number: [hr.number], end: [hr.end] }\n    lifecycle: { end: end }\n",
+    ),
+    (
+        "targets/wiki.yaml",
+        "target: wiki\nconnector: { sql: { url: 'sqlite:x', accounts: { table: users, key: id, columns: { login: login }, \
+         active: { column: active, true: 1, false: 0 } } } }\naccount: { match: login, attributes: { login: number } }\n",
+    ),
+];
+
+struct House {
+    bus: Arc<EmbeddedBus>,
+    names: TopicNames,
+    clock: VirtualClock,
+    disk: MemoryStores,
+    codec: Arc<PublicCodec>,
+    bundle: Arc<Bundle>,
+}
+
+impl House {
+    fn new() -> Self {
+        let clock = VirtualClock::at(NINE);
+        let bus = Arc::new(EmbeddedBus::memory(Arc::new(clock.clone())));
+        let names = TopicNames::new("lockstep.");
+        let wishes = Wishes { inbox_partitions: 1, command_partitions: 1, ..Wishes::default() };
+        let mut specs = topics::specs(&names, &["wiki".into()], &wishes);
+        specs.push(topics::source("hr", 1));
+        bus.create(&specs).unwrap();
+        let files = FILES.map(|(path, text)| SourceFile { path: path.into(), text: text.into() });
+        let bundle = Arc::new(Bundle::compile(&files).unwrap_or_else(|faults| panic!("{faults:?}")));
+        let (disk, codec) = (MemoryStores::new(), Arc::new(PublicCodec::new(None)));
+        Self { bus, names, clock, disk, codec, bundle }
+    }
+
+    fn process(&self) -> Processor {
+        let settings = ProcessorSettings {
+            topics: self.names.clone(),
+            group: "processor".into(),
+            instance: "one".into(),
+            inbox_partitions: 1,
+            record_bytes: 1 << 20,
+            dead_letter_bytes: 1 << 20,
+            through_inbox: false,
+            cache_bytes: 1 << 20,
+            restore: RestoreSettings { threads: 0, ..RestoreSettings::default() },
+            threads: 1,
+        };
+        let sources = SourceDecoder::new(None, ["acme".into()].into(), 262_144);
+        let codecs = Codecs { public: Arc::clone(&self.codec), sources };
+        Processor::start(
+            settings,
+            Arc::clone(&self.bus) as Arc<dyn Bus>,
+            Arc::new(self.disk.clone()),
+            Arc::clone(&self.bundle),
+            Publisher::new(Arc::clone(&self.codec), Arc::default()),
+            Arc::new(codecs),
+            Arc::default(),
+            Arc::default(),
+            Arc::new(self.clock.clone()),
+        )
+        .unwrap()
+    }
+
+    fn pass(&self, span: Duration) {
+        self.clock.set(self.clock.now().plus(span));
+    }
+
+    fn hr(&self, worker: &str, sequence: u32, end: &str) {
+        let id = format!("{worker}-{sequence}");
+        let event = serde_json::json!({ "id": id, "sequence": sequence, "worker": worker, "end": end }).to_string();
+        let (topic, key) = ("hr".to_owned(), Some(worker.into()));
+        let record = Outgoing { topic, partition: None, key, value: Some(event.into_bytes()), headers: Vec::new() };
+        self.bus.append(vec![record]).unwrap();
+    }
+
+    /// Every command so far: `create 1`.
+    fn commands(&self) -> Vec<String> {
+        let topic = self.names.commands(&"wiki".into());
+        let mut reader = self.bus.reader().unwrap();
+        reader.seek(&topic, 0, 0).unwrap();
+        let records = reader.poll(1_000, Duration::ZERO).unwrap();
+        let told = records.iter().map(|record| {
+            let command: Command = self.codec.decode(record.value.as_deref().unwrap()).unwrap();
+            format!("{} {}", command.op, command.desired.attributes.get("login").unwrap().as_text().unwrap())
+        });
+        told.collect()
+    }
+}
+
+/// As long as it has something to do.
+fn run(processor: &mut Processor) {
+    for _ in 0..20 {
+        processor.turn(Duration::ZERO).unwrap();
+    }
+}
+
+#[test]
+fn what_was_called_off_while_nobody_was_there_does_not_happen_on_the_way() {
+    let house = House::new();
+    let mut first = house.process();
+    house.hr("extended", 1, "2026-03-02T10:00:00Z");
+    house.hr("leaver", 1, "2026-03-02T10:00:00Z");
+    run(&mut first);
+    assert_eq!(house.commands(), ["create extended", "create leaver"]);
+    first.stop().unwrap();
+
+    // Their access ends at ten, or so it was; nobody runs until eleven.
+    house.pass(HOUR / 2);
+    house.hr("extended", 2, "2027-03-02T10:00:00Z");
+    house.pass(HOUR + HOUR / 2);
+    let mut second = house.process();
+    run(&mut second);
+    assert_eq!(house.commands(), ["create extended", "create leaver", "disable leaver"]);
+}
+
+#[test]
+fn a_backlog_that_is_never_read_to_its_end_keeps_no_leaver_waiting_for_long() {
+    let house = House::new();
+    let mut first = house.process();
+    house.hr("leaver", 1, "2026-03-02T10:00:00Z");
+    run(&mut first);
+    first.stop().unwrap();
+    house.pass(2 * HOUR);
+
+    let mut second = house.process();
+    let mut seconds = 0;
+    while house.commands().len() < 2 {
+        // Something comes all the time, and more than is taken at once.
+        (0..4_000).for_each(|n| house.hr(&format!("other-{seconds}-{n}"), 1, "2026-03-02T08:00:00Z"));
+        second.turn(Duration::ZERO).unwrap();
+        house.pass(Duration::from_secs(1));
+        seconds += 1;
+        assert!(seconds < 100, "{:?}", house.commands());
+    }
+    assert_eq!(house.commands(), ["create leaver", "disable leaver"]);
+}
