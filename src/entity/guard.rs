@@ -8,7 +8,7 @@ use super::key::HEAD;
 use super::step::{Step, StepError};
 use crate::model::{
     AccountId, Action, Address, Alert, AlertKind, AlertState, Body, Operation, PermitAnswer, SourceName, TargetName,
-    TenantId, Timestamp,
+    TenantId, Timestamp, envelope,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,6 +24,9 @@ pub struct GuardHead {
     pub windows: BTreeMap<String, Vec<(Timestamp, u32)>>,
     /// How many are held, by target.
     pub held: BTreeMap<TargetName, u64>,
+    /// What was held by then, the last answer of a person was about. What is held after it has a later time, whatever the clock says.
+    #[serde(deserialize_with = "envelope::or_default")]
+    pub answered: Timestamp,
 }
 
 /// The row `held/<account>`.
@@ -42,8 +45,8 @@ pub(super) fn step(step: &mut Step, me: &Address, tenant: &TenantId, body: Body)
     let mut head = step.get::<GuardHead>(HEAD)?.unwrap_or_default();
     match body {
         Body::PermitRequest { asker, target, account, source, epoch, urgent } => {
-            let held =
-                Held { asker, account, target, source, epoch, since: step.now, cause: step.cause.event.0.to_string() };
+            let since = step.now.max(after(head.answered));
+            let held = Held { asker, account, target, source, epoch, since, cause: step.cause.event.0.to_string() };
             request(step, tenant, &mut head, held, urgent);
         }
         Body::Withdraw { account, epoch } => {
@@ -53,7 +56,11 @@ pub(super) fn step(step: &mut Step, me: &Address, tenant: &TenantId, body: Body)
                 forget(step, tenant, &mut head, &held);
             }
         }
-        Body::Operation(operation) => answer(step, me, tenant, &mut head, &operation, step.now, "")?,
+        Body::Operation(operation) => {
+            head.answered = step.now.max(after(head.answered));
+            let cutoff = head.answered;
+            answer(step, me, tenant, &mut head, &operation, cutoff, "")?;
+        }
         Body::Continue { job, cursor } => {
             // The former release's cursor has no row in it: it began at the first each time.
             let (cutoff, after) = cursor.split_once(' ').unwrap_or((&cursor, ""));
@@ -65,6 +72,11 @@ pub(super) fn step(step: &mut Step, me: &Address, tenant: &TenantId, body: Body)
     }
     step.put(HEAD, &head);
     Ok(())
+}
+
+/// The next moment.
+fn after(time: Timestamp) -> Timestamp {
+    Timestamp(time.0 + 1)
 }
 
 fn request(step: &mut Step, tenant: &TenantId, head: &mut GuardHead, held: Held, urgent: bool) {
@@ -135,9 +147,7 @@ fn answer(
     }
     if let Some(last) = last {
         let job = serde_json::to_string(operation).expect("an operation is plain data");
-        // What was held before this step in this very millisecond can't be told from what is held after it.
-        let cutoff = if after.is_empty() { cutoff.0 - 1 } else { cutoff.0 };
-        step.send(me.clone(), Body::Continue { job, cursor: format!("{cutoff} {last}") });
+        step.send(me.clone(), Body::Continue { job, cursor: format!("{} {last}", cutoff.0) });
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ pub struct RecordHead {
     /// In partial updates: for each attribute that events at `order` set, the one whose value stands.
     #[serde(deserialize_with = "envelope::or_default")]
     pub set_by: BTreeMap<String, Rank>,
-    /// Where the last event stood, where removals without an order come another way.
+    /// Where the last event stood that counted, where removals without an order come another way.
     #[serde(deserialize_with = "envelope::or_default")]
     pub arrived: Option<Arrived>,
 }
@@ -175,22 +175,18 @@ fn take(step: &mut Step, me: &Me, head: &mut RecordHead, event: SourceEvent) {
     if head.recent.len() > REMEMBERED_EVENTS {
         head.recent.pop_front();
     }
-    if step.rules.source(me.source).is_some_and(SourceRules::removes_out_of_order) {
-        let arrived = Arrived::of(&event.origin);
-        match event.change {
-            // It went by the Route, and what follows it in its partition was here before it.
-            RecordChange::Remove
-                if event.order.is_none() && head.arrived.is_some_and(|last| arrived.is_before(last)) =>
-            {
-                return;
-            }
-            _ => head.arrived = Some(arrived),
-        }
-    }
     let tied = match (event.order, head.order) {
         (Some(order), Some(last)) if order < last => return,
         (order, last) => order.is_some() && order == last,
     };
+    if !tied && step.rules.source(me.source).is_some_and(SourceRules::removes_out_of_order) {
+        let arrived = Arrived::of(&event.origin);
+        let removes = event.change == RecordChange::Remove && event.order.is_none();
+        if removes && head.arrived.is_some_and(|last| arrived.is_before(last)) {
+            return; // It went by the Route, and what follows it in its partition was here before it.
+        }
+        head.arrived = Some(arrived);
+    }
     if !tied {
         (head.standing, head.set_by) = (None, BTreeMap::new());
     }

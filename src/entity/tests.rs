@@ -673,6 +673,18 @@ fn a_removal_without_an_order_takes_nobody_away_who_came_after_it() {
         assert_eq!(ops, expected, "removal at {removal}, event at {event}, removal first: {first}");
     }
 
+    // An event that is older or of the same order brings nobody back, and makes no removal older than it is.
+    for order in [1, 2] {
+        let mut town = Town::with(bundle(100, true));
+        town.offset = 5;
+        town.tell_as("hr", "w1", "e-2", Some(2), ADA);
+        town.offset = 7;
+        town.tell_as("hr", "w1", "e-1", Some(order), ADA);
+        town.offset = 6;
+        town.remove_by_route("hr", "w1", None);
+        assert_eq!(town.commands.last().unwrap().op, Op::Disable, "an event of order {order} behind the removal");
+    }
+
     // Where it stood in another partition nobody knows which is newer: a leaver is a leaver.
     let mut town = Town::with(bundle(100, true));
     town.offset = 6;

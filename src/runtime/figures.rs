@@ -201,7 +201,7 @@ mod tests {
 
     fn holds(count: u64) -> Write {
         let held = if count == 0 { BTreeMap::new() } else { BTreeMap::from([("wiki".into(), count)]) };
-        let head = GuardHead { windows: BTreeMap::new(), held };
+        let head = GuardHead { held, ..GuardHead::default() };
         let key = key::row(&EntityKey::Guard { tenant: "acme".into() }, key::HEAD);
         Write { key, value: Some(envelope::seal(&head)), timer: None }
     }

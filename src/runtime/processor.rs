@@ -180,11 +180,12 @@ impl Processor {
         let restorer =
             Restorer::new(Arc::clone(&bus), changelog, settings.restore, Arc::clone(&metrics), Arc::clone(&progress));
         let direct = Direct::new(Arc::clone(&bus), &settings.topics, !settings.through_inbox);
+        let backlog = Backlog::new(Arc::clone(&bus), &settings.topics);
         Ok(Self {
             settings,
             restorer,
             direct,
-            backlog: Backlog::default(),
+            backlog,
             hands,
             is_member: false,
             cache_share: 0,
@@ -241,8 +242,7 @@ impl Processor {
             }
         }
         let quiet = count == 0 && !self.direct.holds_back() && self.restorer.is_idle();
-        let inbox = self.intake.inbox();
-        self.backlog.look(self.bus.as_ref(), self.session.as_ref(), inbox, quiet, wall);
+        self.backlog.look(self.session.as_ref(), quiet, wall);
         let given = self.take(&records, &mut transaction.outputs)?;
         if count > 0 {
             self.metrics.batch_records.observe(count as f64);
@@ -472,7 +472,7 @@ impl Processor {
         self.direct.forget();
         self.is_member = true;
         self.take_up(&own)?;
-        self.backlog.begin(self.bus.as_ref(), self.session.as_ref(), &inbox, self.now.now());
+        self.backlog.begin(self.session.as_ref(), self.now.now());
         Ok(())
     }
 
@@ -488,7 +488,6 @@ impl Processor {
         }
         self.publisher.forget();
         self.direct.forget();
-        self.backlog.forget();
         Ok(())
     }
 
@@ -574,12 +573,12 @@ impl Processor {
         let now = self.now.now();
         let mut wait = if self.restorer.is_idle() { wait } else { wait.min(RESTORING_WAIT) };
         for (id, partition) in &self.partitions {
-            if partition.is_sweeping() {
-                return Ok(Duration::ZERO);
-            }
             if self.backlog.waits(*id) {
                 wait = wait.min(BACKLOG_WAIT);
                 continue;
+            }
+            if partition.is_sweeping() {
+                return Ok(Duration::ZERO);
             }
             if let Some(due) = partition.store.next_due()? {
                 wait = wait.min(due.since(now));

@@ -30,9 +30,16 @@ const FILES: [(&str, &str); 3] = [
     (
         "targets/wiki.yaml",
         "target: wiki\nconnector: { sql: { url: 'sqlite:x', accounts: { table: users, key: id, columns: { login: login }, \
-         active: { column: active, true: 1, false: 0 } } } }\naccount: { match: login, attributes: { login: number } }\n",
+         active: { column: active, true: 1, false: 0 } } } }\naccount: { match: login, attributes: { login: LOGIN } }\n",
     ),
 ];
+
+/// With the login by this expression.
+fn rules(login: &str) -> Arc<Bundle> {
+    let text = |text: &str| text.replace("LOGIN", login);
+    let files = FILES.map(|(path, file)| SourceFile { path: path.into(), text: text(file) });
+    Arc::new(Bundle::compile(&files).unwrap_or_else(|faults| panic!("{faults:?}")))
+}
 
 struct House {
     bus: Arc<EmbeddedBus>,
@@ -52,8 +59,7 @@ impl House {
         let mut specs = topics::specs(&names, &["wiki".into()], &wishes);
         specs.push(topics::source("hr", 1));
         bus.create(&specs).unwrap();
-        let files = FILES.map(|(path, text)| SourceFile { path: path.into(), text: text.into() });
-        let bundle = Arc::new(Bundle::compile(&files).unwrap_or_else(|faults| panic!("{faults:?}")));
+        let bundle = rules("number");
         let (disk, codec) = (MemoryStores::new(), Arc::new(PublicCodec::new(None)));
         Self { bus, names, clock, disk, codec, bundle }
     }
@@ -127,7 +133,13 @@ fn run(processor: &mut Processor) {
 
 #[test]
 fn what_was_called_off_while_nobody_was_there_does_not_happen_on_the_way() {
-    let house = House::new();
+    for new_rules in [false, true] {
+        called_off(new_rules);
+    }
+}
+
+fn called_off(new_rules: bool) {
+    let mut house = House::new();
     let mut first = house.process();
     house.hr("extended", 1, "2026-03-02T10:00:00Z");
     house.hr("leaver", 1, "2026-03-02T10:00:00Z");
@@ -139,9 +151,13 @@ fn what_was_called_off_while_nobody_was_there_does_not_happen_on_the_way() {
     house.pass(HOUR / 2);
     house.hr("extended", 2, "2027-03-02T10:00:00Z");
     house.pass(HOUR + HOUR / 2);
+    if new_rules {
+        // All are decided anew by them, which asks for the time as a timer does.
+        house.bundle = rules("\"number + ''\"");
+    }
     let mut second = house.process();
     run(&mut second);
-    assert_eq!(house.commands(), ["create extended", "create leaver", "disable leaver"]);
+    assert_eq!(house.commands(), ["create extended", "create leaver", "disable leaver"], "new rules: {new_rules}");
 }
 
 #[test]
