@@ -166,9 +166,17 @@ fn no_access_past_its_deadline_without_an_alert(stage: &Stage) -> usize {
     let mut open: BTreeMap<&str, &lockstep::model::Alert> = BTreeMap::new();
     for alert in &alerts {
         assert_eq!(alert.kind, AlertKind::DeprovisionOverdue, "nothing else is to be alerted on: {alert:?}");
+        let all_of_it = || {
+            let own = alerts.iter().filter(|one| one.key == alert.key);
+            own.map(|one| format!("\n{} {:?}: {}", one.at, one.state, one.message)).collect::<String>()
+        };
         match alert.state {
-            AlertState::Raised => assert!(open.insert(&alert.key, alert).is_none(), "raised twice: {alert:?}"),
-            AlertState::Resolved => assert!(open.remove(alert.key.as_str()).is_some(), "never raised: {alert:?}"),
+            AlertState::Raised => {
+                assert!(open.insert(&alert.key, alert).is_none(), "raised twice: {alert:?}{}", all_of_it());
+            }
+            AlertState::Resolved => {
+                assert!(open.remove(alert.key.as_str()).is_some(), "never raised: {alert:?}{}", all_of_it());
+            }
         }
     }
     assert!(open.is_empty(), "never resolved: {open:?}");

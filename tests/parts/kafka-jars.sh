@@ -36,6 +36,9 @@ rootLogger.level=warn
 rootLogger.appenderRef.out.ref=out
 logger.server.name=kafka.server.KafkaRaftServer
 logger.server.level=info
+# Says so where it leaves out what ends a transaction in a partition, which then hangs.
+logger.markers.name=kafka.coordinator.transaction.TransactionMarkerChannelManager
+logger.markers.level=info
 PROPERTIES
   export JAVA_TOOL_OPTIONS="-Dlog4j2.configurationFile=$dir/log4j2.properties"
 }
