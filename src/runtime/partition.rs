@@ -283,6 +283,11 @@ impl Partition {
         self.sweep = to;
     }
 
+    /// A timer has come to its time.
+    pub fn is_due(&self) -> Result<bool, StoreError> {
+        Ok(self.store.next_due()?.is_some_and(|due| due <= self.clock))
+    }
+
     /// Fires what is due, a bounded number; true if there may be more.
     pub fn fire_timers(&mut self, limit: usize, emitted: &mut Emitted) -> Result<bool, StoreError> {
         let timers = batch::due(self.store.as_ref(), &self.written, self.clock, limit)?;

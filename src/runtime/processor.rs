@@ -81,7 +81,7 @@ pub struct Turn {
     pub records: usize,
     /// Something was committed.
     pub committed: bool,
-    /// There is more to do at once: due timers, a sweep.
+    /// There is more to do, at once or when the backlog is read: due timers, a sweep.
     pub more: bool,
 }
 

@@ -67,16 +67,17 @@ pub(super) struct Done {
     pub more: bool,
 }
 
-/// The first of a batch: what was read, and then what is due, unless that has to wait.
+/// The first of a batch: what was read, and then what is due and the sweep, which decides by the clock as well; unless both have to wait.
 pub(super) fn begin(partition: &mut Partition, given: Vec<Given>, timers: bool) -> Result<Stepped, ProcessorError> {
     let mut stepped = Stepped::default();
     go_on(partition, given, &mut stepped)?;
-    stepped.more = timers && partition.fire_timers(TIMERS_A_TURN, &mut stepped.emitted)?;
-    if timers {
-        // It decides by the clock as well.
-        partition.sweep(SWEPT_A_TURN, &mut stepped.emitted)?;
-        stepped.more |= partition.is_sweeping();
+    if !timers {
+        stepped.more = partition.is_sweeping() || partition.is_due()?;
+        return Ok(stepped);
     }
+    stepped.more = partition.fire_timers(TIMERS_A_TURN, &mut stepped.emitted)?;
+    partition.sweep(SWEPT_A_TURN, &mut stepped.emitted)?;
+    stepped.more |= partition.is_sweeping();
     Ok(stepped)
 }
 

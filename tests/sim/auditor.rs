@@ -83,7 +83,8 @@ fn accounts(world: &World, target: &'static str, looked: bool) -> Result<(), Str
                 format!("{worker} is out and can still get in")
             }
             (Wanted::None, Some((false, has)))
-                if world.kept(worker, target).is_some_and(|kept| kept != has.attributes) =>
+                if world.kept(worker, target).is_some_and(|kept| kept != has.attributes)
+                    && !is_given_up(world, target, &account) =>
             {
                 format!(
                     "the disabled account of {worker} is not kept current: {has:?}, not {:?}",
@@ -92,7 +93,7 @@ fn accounts(world: &World, target: &'static str, looked: bool) -> Result<(), Str
             }
             (Wanted::None | Wanted::Unknown, _) => continue,
         };
-        // Whom an operator gave up may lack what they should have, and not the other way round.
+        // Whom an operator gave up may lack what they should have, and not the other way round; a leaver's disabled account may lag.
         if world.wanted(worker, target) != Wanted::None && is_given_up(world, target, &account) {
             continue;
         }
