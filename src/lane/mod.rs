@@ -507,4 +507,4 @@ fn first_op(command: &Command) -> Op {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,7 +7,7 @@ fn policy() -> RetryPolicy {
     RetryPolicy::new(Duration::from_secs(10), std::time::Instant::now())
 }
 
-fn command(generation: u64, op: Op) -> Box<Command> {
+pub(crate) fn command(generation: u64, op: Op) -> Box<Command> {
     Box::new(Command {
         tenant: "acme".into(),
         target: "directory".into(),

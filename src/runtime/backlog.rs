@@ -97,8 +97,8 @@ impl Backlog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::embedded::{EmbeddedBus, VirtualClock};
-    use crate::bus::{BatchLimit, Membership, Outgoing, Poll, TopicSpec, Transaction};
+    use crate::bus::{BatchLimit, Outgoing, Poll, Transaction};
+    use crate::runtime::tests::member_at;
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -112,19 +112,7 @@ mod tests {
     impl Loop {
         /// With so many events of a source unread.
         fn with(events: usize) -> Self {
-            let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(Arc::new(VirtualClock::at(NOW))));
-            let names = TopicNames::new("");
-            let topics = vec![names.inbox(), "hr".to_owned()];
-            let spec = |name: &String| TopicSpec {
-                name: name.clone(),
-                partitions: 1,
-                replicas: None,
-                settings: BTreeMap::new(),
-            };
-            bus.create(&topics.iter().map(spec).collect::<Vec<_>>()).unwrap();
-            let membership = Membership { group: "g".into(), instance: "0".into(), topics };
-            let mut session = bus.join(&membership).unwrap();
-            while !matches!(session.poll(BatchLimit::new(9, 999), Duration::ZERO).unwrap(), Poll::Assigned(_)) {}
+            let (bus, names, session) = member_at(NOW);
             let backlog = Backlog::new(Arc::clone(&bus), &names);
             let mut one = Self { bus, session, backlog, inbox: names.inbox() };
             (0..events).for_each(|_| one.lay("hr"));

@@ -209,8 +209,8 @@ fn end_of(bus: &dyn Bus, inbox: &str, partition: u32) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::embedded::{EmbeddedBus, VirtualClock};
-    use crate::bus::{BatchLimit, Incoming, Membership, Poll, TopicSpec, Transaction};
+    use crate::bus::{BatchLimit, Incoming, Poll, Transaction};
+    use crate::runtime::tests::member_at;
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -224,19 +224,7 @@ mod tests {
     impl Loop {
         /// Of one inbox partition, in which so many marks of former owners lie unread.
         fn with(marks: usize) -> Self {
-            let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(Arc::new(VirtualClock::at(NOW))));
-            let names = TopicNames::new("");
-            let topics = vec![names.inbox(), "hr".to_owned()];
-            let spec = |name: &String| TopicSpec {
-                name: name.clone(),
-                partitions: 1,
-                replicas: None,
-                settings: BTreeMap::new(),
-            };
-            bus.create(&topics.iter().map(spec).collect::<Vec<_>>()).unwrap();
-            let membership = Membership { group: "g".into(), instance: "0".into(), topics };
-            let mut session = bus.join(&membership).unwrap();
-            while !matches!(session.poll(BatchLimit::new(9, 999), Duration::ZERO).unwrap(), Poll::Assigned(_)) {}
+            let (bus, names, session) = member_at(NOW);
             let direct = Direct::new(Arc::clone(&bus), &names, true);
             let one = Self { bus, session, direct, inbox: names.inbox() };
             (0..marks).for_each(|_| one.lay(&one.inbox, envelope::seal(&InboxRecord::Mark)));

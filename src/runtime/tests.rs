@@ -3,7 +3,7 @@
 use super::{Codecs, Processor, ProcessorSettings, Publisher, RestoreSettings};
 use crate::bus::embedded::{Clock as _, EmbeddedBus, VirtualClock};
 use crate::bus::topics::{self, Wishes};
-use crate::bus::{Bus, Outgoing};
+use crate::bus::{BatchLimit, Bus, Membership, Outgoing, Poll, Session};
 use crate::codec::public::PublicCodec;
 use crate::codec::source::SourceDecoder;
 use crate::model::topic::TopicNames;
@@ -39,6 +39,18 @@ fn rules(login: &str) -> Arc<Bundle> {
     let text = |text: &str| text.replace("LOGIN", login);
     let files = FILES.map(|(path, file)| SourceFile { path: path.into(), text: text(file) });
     Arc::new(Bundle::compile(&files).unwrap_or_else(|faults| panic!("{faults:?}")))
+}
+
+/// A member that has its partitions: one of the inbox and one of a source, `hr`.
+pub(super) fn member_at(now: Timestamp) -> (Arc<dyn Bus>, TopicNames, Box<dyn Session>) {
+    let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory(Arc::new(VirtualClock::at(now))));
+    let names = TopicNames::new("");
+    let topics = vec![names.inbox(), "hr".to_owned()];
+    bus.create(&topics.iter().map(|name| topics::source(name, 1)).collect::<Vec<_>>()).unwrap();
+    let membership = Membership { group: "g".into(), instance: "0".into(), topics };
+    let mut session = bus.join(&membership).unwrap();
+    while !matches!(session.poll(BatchLimit::new(9, 999), Duration::ZERO).unwrap(), Poll::Assigned(_)) {}
+    (bus, names, session)
 }
 
 struct House {

@@ -4,12 +4,9 @@ use super::{LaneLoop, LaneSettings, Newest, StartedCall};
 use crate::bus::embedded::{Clock as _, EmbeddedBus, VirtualClock};
 use crate::bus::{Bus, Outgoing, topics};
 use crate::codec::public::PublicCodec;
-use crate::lane::{Lane, RetryPolicy};
+use crate::lane::{self, Lane, RetryPolicy};
 use crate::model::topic::TopicNames;
-use crate::model::{
-    AccountId, Cause, Command, Deprovision, Desired, Entitlements, Generation, IdentityId, Intent, Op, Timestamp,
-    envelope,
-};
+use crate::model::{AccountId, Command, Generation, Op, Timestamp, envelope};
 use crate::rules::PublicFormat;
 use crate::store::memory::MemoryStores;
 use std::sync::Arc;
@@ -91,28 +88,7 @@ impl Bench {
 }
 
 fn command(account: &str, generation: u64, op: Op) -> Command {
-    Command {
-        tenant: "acme".into(),
-        target: "wiki".into(),
-        account: AccountId::from(account),
-        identity: IdentityId::from("i"),
-        intent: Intent::default_intent(),
-        routing_key: "acme/1".into(),
-        external_id: None,
-        generation: Generation(generation),
-        op,
-        desired: Desired {
-            active: !op.is_deprovision(),
-            attributes: Default::default(),
-            entitlements: Entitlements::default(),
-        },
-        revoked: Default::default(),
-        match_on: "login".to_owned(),
-        deadline: Timestamp(0),
-        deprovision: op.is_deprovision().then_some(Deprovision { effective: Timestamp(1), deadline: Timestamp(2) }),
-        issued: Timestamp(0),
-        cause: Cause::own("test".to_owned(), Timestamp(0)),
-    }
+    Command { account: AccountId::from(account), target: "wiki".into(), ..*lane::tests::command(generation, op) }
 }
 
 /// A few turns, in which nothing ends.
