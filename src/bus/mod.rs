@@ -2,7 +2,7 @@
 //!
 //! The contract, which `tests/contract` holds every implementation to:
 //! - A `Session` belongs to one thread. Whenever `poll` is called, everything it gave before is committed or aborted:
-//!   no work is ever open across a poll, so a rebalance inside `poll` has nothing to finish.
+//!   no work is ever open across a poll, so a rebalance inside `poll` has nothing to finish. Whoever has sent, commits or ends.
 //! - A partition that is paused gives nothing, loses nothing, and holds up no other.
 //! - `commit` makes outputs and offsets visible together or not at all. After `CommitError::Rewound` the session stands at
 //!   the last committed offsets and gives the same records again; after `Fenced` it is of no use any more. Where it can't be
@@ -97,6 +97,9 @@ pub enum CommitError {
 /// A member's view of the bus.
 pub trait Session: Send {
     fn poll(&mut self, limit: BatchLimit, wait: Duration) -> Result<Poll, BusError>;
+    /// Puts records into the transaction of the next `commit`, before that one's own: they are on their way while what comes after
+    /// them is still being made. Why they could not be written, the commit says.
+    fn send(&mut self, outputs: Vec<Outgoing>) -> Result<(), BusError>;
     fn commit(&mut self, transaction: Transaction) -> Result<(), CommitError>;
     /// `poll` gives nothing of these partitions until they are resumed; what it gave before is not taken back. Partitions that
     /// aren't this member's are passed over: it learns with the next `poll` that they are gone.

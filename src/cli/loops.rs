@@ -14,6 +14,7 @@ use crate::model::{Outcome, TargetName, TenantId};
 use crate::rules::{Bundle, TargetRules};
 use crate::runtime::{
     Codecs, Lag, Now, Positions, Processor, ProcessorError, ProcessorSettings, Progress, Publisher, RestoreSettings,
+    SLICE,
 };
 use crate::store::Stores;
 use crate::store::disk::DiskStores;
@@ -241,6 +242,7 @@ impl Parts {
             cache_bytes: self.installation.cache_bytes(),
             restore: RestoreSettings::default(),
             threads,
+            slice: SLICE,
             topics,
         };
         let publisher = Publisher::new(Arc::clone(&self.codecs.public), Arc::clone(&self.metrics));

@@ -19,12 +19,10 @@ use crate::rules::PublicFormat;
 use apache_avro::writer::datum::GenericDatumWriter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use uuid::Uuid;
-
-/// The namespace of the CloudEvents ids that are made from an event's content.
-const EVENT_IDS: Uuid = Uuid::from_u128(0x3b0f_8d52_9a5e_4c1b_8f57_6576_656e_7473);
 
 /// What a document in JSON is made room for: most commands have less.
 const TYPICAL_JSON_BYTES: usize = 1536;
@@ -180,9 +178,12 @@ fn read_body<T: Public>(writer: &WriterSchema, body: &[u8]) -> Result<T::Read, P
     read.map_err(|reason| PublicError::Avro { document: T::DOCUMENT.as_str(), reason })
 }
 
-/// An id that the same content has again: a replayed step writes the same event.
+/// An id that the same content has again: a replayed step writes the same event. A UUID of version 8 from its SHA-256 (RFC 9562,
+/// appendix B.2), which processors have instructions for.
 fn content_id<T: Serialize>(value: &T) -> String {
-    Uuid::new_v5(&EVENT_IDS, &seal(value)).to_string()
+    let hash: [u8; 32] = Sha256::digest(seal(value)).into();
+    let (id, _) = hash.split_first_chunk().expect("it has 32 bytes");
+    Uuid::new_v8(*id).to_string()
 }
 
 fn source(tenant: &str) -> String {

@@ -42,16 +42,15 @@ pub fn is_meta(key: &[u8]) -> bool {
 
 /// All rows of an entity begin with this.
 pub fn entity(entity: &EntityKey) -> Vec<u8> {
-    let (tag, parts): (u8, Vec<&str>) = match entity {
+    match entity {
         EntityKey::Record { tenant, source, record, route } => {
-            (RECORD, vec![&tenant.0, &source.0, &record.0, &route.0])
+            prefix(RECORD, &[&tenant.0, &source.0, &record.0, &route.0])
         }
-        EntityKey::Identity { tenant, identity } => (IDENTITY, vec![&tenant.0, &identity.0]),
-        EntityKey::Index { tenant, attribute, value } => (INDEX, vec![&tenant.0, attribute, value]),
-        EntityKey::Guard { tenant } => (GUARD, vec![&tenant.0]),
-        EntityKey::Route { tenant, source, record } => (ROUTE, vec![&tenant.0, &source.0, &record.0]),
-    };
-    prefix(tag, &parts)
+        EntityKey::Identity { tenant, identity } => prefix(IDENTITY, &[&tenant.0, &identity.0]),
+        EntityKey::Index { tenant, attribute, value } => prefix(INDEX, &[&tenant.0, attribute, value]),
+        EntityKey::Guard { tenant } => prefix(GUARD, &[&tenant.0]),
+        EntityKey::Route { tenant, source, record } => prefix(ROUTE, &[&tenant.0, &source.0, &record.0]),
+    }
 }
 
 /// Whether there can be a key of it. What Lockstep makes always has one; what others write into its topics may not.

@@ -135,7 +135,7 @@ impl RoutingKey {
 
 /// Length-prefixed parts, so that ("ab", "c") and ("a", "bc") differ.
 fn mint(parts: &[&str]) -> SmolStr {
-    let mut name = Vec::new();
+    let mut name = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
     for part in parts {
         name.extend_from_slice(&(part.len() as u64).to_be_bytes());
         name.extend_from_slice(part.as_bytes());

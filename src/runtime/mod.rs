@@ -28,7 +28,7 @@ pub use bundles::BundleStore;
 pub use intake::Codecs;
 pub use lag::{Lag, Positions};
 pub use outputs::Publisher;
-pub use processor::{Processor, ProcessorError, ProcessorSettings, Turn};
+pub use processor::{Processor, ProcessorError, ProcessorSettings, SLICE, Turn};
 pub use quarantine::{Quarantined, Why, quarantine_id};
 pub use restore::{RestoreError, Restored, STALE_AFTER, restore};
 pub use restorer::{Progress, RestoreSettings};

@@ -12,7 +12,7 @@ use super::pace::Pace;
 use super::partition::{Partition, is_continue};
 use super::restore::{Found, RestoreError, Restored, look};
 use super::restorer::{Progress, RestoreSettings, Restorer};
-use super::work::{self, Done, Given, Hands, Stepped};
+use super::work::{self, Given, Hands, Stepped};
 use crate::bus::{
     BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, TopicPartition, Transaction,
 };
@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 
 /// Records of one batch: large enough for throughput, small enough that a step stays within milliseconds.
 const BATCH: BatchLimit = BatchLimit::new(3_000, 6 << 20);
+/// Of a batch, what is taken at once: what it makes stays in the processor's caches until it is sent.
+pub const SLICE: usize = 500;
 /// Rounds in which partitions hand over what they have for one another. A question takes two; more of them would be a bug: what is
 /// left goes through the inbox.
 const MOST_ROUNDS: usize = 1_000;
@@ -73,6 +75,8 @@ pub struct ProcessorSettings {
     pub restore: RestoreSettings,
     /// On which records are decoded and partitions step.
     pub threads: usize,
+    /// Records of a batch that are taken at once: what comes of them is on its way while the next ones are.
+    pub slice: usize,
 }
 
 /// What a turn did.
@@ -112,6 +116,14 @@ impl Place {
     }
 }
 
+/// Behind the records, by partition.
+fn offsets_behind(records: &[Incoming]) -> BTreeMap<TopicPartition, i64> {
+    // Records of one partition come in runs: the last one's offset is what counts.
+    let runs = records.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic);
+    let behind = runs.filter_map(|run| run.last()).map(|last| ((last.topic.clone(), last.partition), last.offset + 1));
+    behind.collect()
+}
+
 /// A record, read.
 enum Opened {
     Own(Box<Result<InboxRecord, EnvelopeError>>),
@@ -149,6 +161,9 @@ pub struct Processor {
     /// Given back in a rebalance, and kept as they were until the next assignment: most come again.
     parked: BTreeMap<u32, Parked>,
     pace: Pace,
+    /// The last transaction was aborted. What comes again is made whole before it is sent: the time that its making takes is none of
+    /// the transaction's then, which may have taken too long.
+    rewound: bool,
     touched: Instant,
 }
 
@@ -202,6 +217,7 @@ impl Processor {
             places: BTreeMap::new(),
             parked: BTreeMap::new(),
             pace: Pace::new(Instant::now()),
+            rewound: false,
             touched: Instant::now(),
         })
     }
@@ -229,42 +245,46 @@ impl Processor {
             }
             Poll::Batch(records) => records,
         };
-        let mut transaction = Transaction::default();
         let count = records.len();
+        let mut transaction = Transaction { offsets: offsets_behind(&records), ..Transaction::default() };
         let wall = self.now.now();
         for partition in self.partitions.values_mut() {
             partition.tick(wall);
         }
-        // Records of one partition come in runs: the last one's offset is what counts.
-        for run in records.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic) {
-            if let Some(last) = run.last() {
-                transaction.offsets.insert((last.topic.clone(), last.partition), last.offset + 1);
-            }
-        }
         let quiet = count == 0 && !self.direct.holds_back() && self.restorer.is_idle();
         self.backlog.look(self.session.as_ref(), quiet, wall);
-        let given = self.take(&records, &mut transaction.outputs)?;
         if count > 0 {
             self.metrics.batch_records.observe(count as f64);
         }
-        let done = self.work(given, count)?;
+        let mut stepped: BTreeMap<u32, Stepped> = self.partitions.keys().map(|id| (*id, Stepped::default())).collect();
+        let mut records = records.into_iter();
+        loop {
+            let slice: Vec<Incoming> = records.by_ref().take(self.settings.slice).collect();
+            let is_last = records.len() == 0;
+            let outputs = self.step(&slice, is_last, &mut stepped)?;
+            drop(slice);
+            transaction.outputs.extend(outputs);
+            if is_last {
+                break;
+            }
+            if !self.rewound {
+                self.session.send(std::mem::take(&mut transaction.outputs))?;
+            }
+        }
+        let written = self.changelog(count, &mut transaction.outputs);
+        transaction.outputs.extend(self.direct.marks());
         self.publisher.show(wall);
         let behind = self.partitions.values().filter(|partition| partition.is_behind_its_rules()).count();
         self.metrics.partitions_behind_rules.set(i64::try_from(behind).unwrap_or(i64::MAX));
         self.metrics.partitions_direct.set(i64::try_from(self.direct.open()).unwrap_or(i64::MAX));
-        let (mut more, mut written) = (!self.restorer.is_idle(), BTreeMap::new());
-        for (id, done) in done {
-            more |= done.more;
-            if done.written > 0 {
-                written.insert(id, done.written);
-            }
-            for ((entity, outcome), count) in done.steps {
+        let mut more = !self.restorer.is_idle();
+        for one in stepped.into_values() {
+            more |= one.more;
+            for ((entity, outcome), count) in one.steps {
                 self.metrics.steps_total.of([entity, outcome]).inc_by(count);
             }
-            self.publisher.count(done.counted);
-            transaction.outputs.extend(done.outputs);
+            self.publisher.count(one.counted);
         }
-        transaction.outputs.extend(self.direct.marks());
         if transaction.outputs.is_empty() && transaction.offsets.is_empty() {
             self.touch()?;
             return Ok(Turn { records: count, committed: false, more });
@@ -287,21 +307,34 @@ impl Processor {
         let began = Instant::now();
         match self.session.commit(transaction) {
             Ok(()) => {
+                self.rewound = false;
                 self.metrics.commits_total.inc();
                 let took = began.elapsed();
                 self.pace.committed(took, began + took);
                 self.metrics.commit_seconds.observe(took.as_secs_f64());
+                let mut ends = BTreeMap::new();
                 for (id, records) in written {
                     let place = self.places.get_mut(id).expect("only own partitions are written");
                     place.wrote(*records, self.bus.commit_markers());
-                    let partition = self.partitions.get_mut(id).expect("only own partitions are written");
-                    let writes = partition.settle(place.next)?;
-                    self.publisher.written(*id, &writes);
+                    ends.insert(*id, place.next);
+                }
+                let partitions =
+                    self.partitions.iter_mut().filter_map(|(id, partition)| Some((*id, partition, *ends.get(id)?)));
+                let records = written.values().sum::<i64>().try_into().unwrap_or(usize::MAX);
+                let settled = self.hands.each(
+                    partitions.collect(),
+                    records,
+                    |(id, partition, end): (u32, &mut Partition, i64)| partition.settle(end).map(|writes| (id, writes)),
+                );
+                for settled in settled {
+                    let (id, writes) = settled?;
+                    self.publisher.written(id, &writes);
                 }
                 self.publisher.committed();
                 Ok(())
             }
             Err(CommitError::Rewound(reason)) => {
+                self.rewound = true;
                 self.metrics.rewinds_total.inc();
                 tracing::warn!(reason, "transaction aborted; its records come again");
                 // Whether it took place is for the changelog to say, not for what is in memory.
@@ -393,23 +426,32 @@ impl Processor {
         })
     }
 
-    /// Lets every partition do what it is given, and what is due; then, round by round, what they have for one another.
-    fn work(
+    /// Lets every partition do what the records ask of it and, behind the last of them, what is due; then, round by round, what
+    /// they have for one another. Gives what they put out.
+    fn step(
         &mut self,
-        mut given: BTreeMap<u32, Vec<Given>>,
-        records: usize,
-    ) -> Result<Vec<(u32, Done)>, ProcessorError> {
-        let (partitions, backlog) = (self.partitions.iter_mut(), &self.backlog);
-        let tasks = partitions.map(|(id, partition)| (*id, partition, given.remove(id).unwrap_or_default())).collect();
-        let begun = self.hands.each(tasks, records, |(id, partition, given): (u32, &mut Partition, _)| {
-            work::begin(partition, given, !backlog.waits(id)).map(|stepped| (id, stepped))
+        records: &[Incoming],
+        is_last: bool,
+        stepped: &mut BTreeMap<u32, Stepped>,
+    ) -> Result<Vec<Outgoing>, ProcessorError> {
+        let mut outputs = Vec::new();
+        let mut given = self.take(records, &mut outputs)?;
+        let backlog = &self.backlog;
+        let partitions = self.partitions.iter_mut().zip(stepped.values_mut());
+        let tasks = partitions.map(|((id, partition), so_far)| {
+            let given = given.remove(id).unwrap_or_default();
+            (partition, given, !backlog.waits(*id), so_far)
         });
-        let mut stepped = begun.into_iter().collect::<Result<BTreeMap<u32, Stepped>, _>>()?;
+        let done = self.hands.each(tasks.collect(), records.len(), |(partition, given, timers, so_far)| {
+            work::go_on(partition, given, so_far)?;
+            if is_last { work::end(partition, timers, so_far) } else { Ok(()) }
+        });
+        done.into_iter().collect::<Result<(), ProcessorError>>()?;
         for round in 0.. {
             if round == MOST_ROUNDS {
                 self.serve_anew()?;
             }
-            let mut handed = self.hand_over(&mut stepped);
+            let mut handed = self.hand_over(stepped);
             if handed.is_empty() {
                 break;
             }
@@ -426,18 +468,29 @@ impl Processor {
         {
             self.direct.sent(message.to.routing_key.partition(self.settings.inbox_partitions).0);
         }
-        let changelog = self.settings.topics.state();
-        let place = work::Place {
-            publisher: &self.publisher,
-            bundle: &self.bundle,
-            settings: &self.settings,
-            changelog: &changelog,
-        };
-        let partitions = self.partitions.iter_mut().zip(stepped);
-        let done = self.hands.each(partitions.collect(), records, |((id, partition), (_, stepped))| {
-            place.finish(partition, stepped).map(|done| (*id, done))
-        });
-        done.into_iter().collect()
+        let place = work::Place { publisher: &self.publisher, bundle: &self.bundle, settings: &self.settings };
+        let published = self.hands.each(stepped.values_mut().collect(), records.len(), |so_far| place.publish(so_far));
+        for records in published {
+            outputs.extend(records?);
+        }
+        Ok(outputs)
+    }
+
+    /// Adds the changelog records of the batch; gives how many there are of each partition that has some.
+    fn changelog(&mut self, records: usize, outputs: &mut Vec<Outgoing>) -> BTreeMap<u32, i64> {
+        let topic = self.settings.topics.state();
+        let partitions = self.partitions.iter_mut().collect();
+        let made = self
+            .hands
+            .each(partitions, records, |(id, partition): (&u32, &mut Partition)| (*id, partition.changelog(&topic)));
+        let mut written = BTreeMap::new();
+        for (id, records) in made {
+            if !records.is_empty() {
+                written.insert(id, records.len() as i64);
+                outputs.extend(records);
+            }
+        }
+        written
     }
 
     /// What the partitions have for one another, out of what they send: the rest goes through the inbox.

@@ -87,6 +87,7 @@ impl House {
             through_inbox: false,
             cache_bytes: 1 << 20,
             restore: RestoreSettings { threads: 0, ..RestoreSettings::default() },
+            slice: 500,
             threads: 1,
         };
         let sources = SourceDecoder::new(None, ["acme".into()].into(), 262_144);

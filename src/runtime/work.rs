@@ -50,38 +50,27 @@ pub(super) enum Given {
 /// What a partition has done so far in this batch.
 #[derive(Default)]
 pub(super) struct Stepped {
+    /// Not published yet.
     pub emitted: Emitted,
-    /// There is more to do at once.
-    pub more: bool,
-}
-
-/// What came of it, for the transaction.
-#[derive(Default)]
-pub(super) struct Done {
-    pub outputs: Vec<Outgoing>,
     pub counted: Vec<Counted>,
-    /// Changelog records among the outputs.
-    pub written: i64,
     pub steps: BTreeMap<(&'static str, &'static str), u64>,
     /// There is more to do at once.
     pub more: bool,
 }
 
-/// The first of a batch: what was read, and then what is due and the sweep, which decides by the clock as well; unless both have to wait.
-pub(super) fn begin(partition: &mut Partition, given: Vec<Given>, timers: bool) -> Result<Stepped, ProcessorError> {
-    let mut stepped = Stepped::default();
-    go_on(partition, given, &mut stepped)?;
+/// Behind what was read: what is due and the sweep, which decides by the clock as well; unless both have to wait.
+pub(super) fn end(partition: &mut Partition, timers: bool, stepped: &mut Stepped) -> Result<(), ProcessorError> {
     if !timers {
         stepped.more = partition.is_sweeping() || partition.is_due()?;
-        return Ok(stepped);
+        return Ok(());
     }
     stepped.more = partition.fire_timers(TIMERS_A_TURN, &mut stepped.emitted)?;
     partition.sweep(SWEPT_A_TURN, &mut stepped.emitted)?;
     stepped.more |= partition.is_sweeping();
-    Ok(stepped)
+    Ok(())
 }
 
-/// What other partitions have for it.
+/// What was read for it, or what other partitions have for it.
 pub(super) fn go_on(partition: &mut Partition, given: Vec<Given>, stepped: &mut Stepped) -> Result<(), ProcessorError> {
     for one in given {
         match one {
@@ -99,21 +88,17 @@ pub(super) struct Place<'a> {
     pub publisher: &'a Publisher,
     pub bundle: &'a Bundle,
     pub settings: &'a ProcessorSettings,
-    pub changelog: &'a str,
 }
 
 impl Place<'_> {
-    /// Encodes all that a partition puts out and has changed.
-    pub fn finish(self, partition: &mut Partition, stepped: Stepped) -> Result<Done, ProcessorError> {
-        let Stepped { emitted, more } = stepped;
-        let mut done = Done { more, ..Done::default() };
+    /// Encodes what a partition has put out since it was last asked.
+    pub fn publish(self, stepped: &mut Stepped) -> Result<Vec<Outgoing>, ProcessorError> {
+        let emitted = std::mem::take(&mut stepped.emitted);
         for step in &emitted.steps {
-            *done.steps.entry(*step).or_default() += 1;
+            *stepped.steps.entry(*step).or_default() += 1;
         }
-        self.publisher.publish(self.bundle, self.settings, emitted, &mut done.outputs, &mut done.counted)?;
-        let records = partition.changelog(self.changelog);
-        done.written = records.len() as i64;
-        done.outputs.extend(records);
-        Ok(done)
+        let mut outputs = Vec::with_capacity(emitted.emissions.len());
+        self.publisher.publish(self.bundle, self.settings, emitted, &mut outputs, &mut stepped.counted)?;
+        Ok(outputs)
     }
 }

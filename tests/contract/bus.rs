@@ -40,6 +40,7 @@ macro_rules! contract_suite {
     ($module:ident, $open:path $(, ignore = $why:literal)?) => {
         contract_suite!(@tests $module, [$($why)?], $open,
             outputs_and_offsets_become_visible_together,
+            what_is_sent_before_a_commit_goes_with_it_or_not_at_all,
             a_commit_of_part_of_a_batch_goes_on_behind_it,
             records_that_were_not_committed_come_again,
             a_member_that_dies_mid_commit_leaves_nothing_and_loses_nothing,
@@ -108,6 +109,40 @@ pub fn outputs_and_offsets_become_visible_together(bed: &dyn Bed) {
     expect_quiet(session.as_mut(), "records whose offsets were committed came again");
     session.leave().unwrap();
     assert_eq!(values(&read_all(bus, &output)), ["0", "1", "2"]);
+}
+
+pub fn what_is_sent_before_a_commit_goes_with_it_or_not_at_all(bed: &dyn Bed) {
+    let bus = bed.bus();
+    let (input, output) = (topic(bus, "in", 1), topic(bus, "out", 1));
+    append_numbers(bus, &input, 0..1);
+    let member = member("sends", &[&input]);
+    let mut session = bus.join(&member).unwrap();
+    let batch = next_batch(session.as_mut());
+    session.send(vec![copy_to(&output, &batch[0])]).unwrap();
+    drop(session);
+
+    let mut session = bus.join(&member).unwrap();
+    assert!(read_all(bus, &output).is_empty(), "sent, and never committed");
+    for turn in ["a", "b"] {
+        let before = values(&read_all(bus, &output));
+        let batch = next_batch(session.as_mut());
+        let one = |n: u32| record(&output, "k", &format!("{turn}{n}"));
+        session.send(vec![one(0), one(1)]).unwrap();
+        session.send(Vec::new()).unwrap();
+        session.send(vec![one(2)]).unwrap();
+        assert_eq!(values(&shown(bus, &output)), before, "nothing may be visible before the commit");
+        match session.commit(Transaction {
+            outputs: vec![one(3), record(&output, "k", &"z".repeat(bed.too_large()))],
+            offsets: offsets_after(&batch),
+        }) {
+            Err(CommitError::Bus(BusError::TooLarge { .. })) => {}
+            other => panic!("expected TooLarge, got {other:?}"),
+        }
+        session.commit(Transaction { outputs: vec![one(4)], offsets: offsets_after(&batch) }).unwrap();
+        let now = ["0", "1", "2", "4"].map(|n| format!("{turn}{n}"));
+        assert_eq!(values(&read_all(bus, &output)), [before, now.to_vec()].concat(), "in the order of their sending");
+        append_numbers(bus, &input, 1..2);
+    }
 }
 
 pub fn a_commit_of_part_of_a_batch_goes_on_behind_it(bed: &dyn Bed) {

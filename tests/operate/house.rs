@@ -112,6 +112,7 @@ impl House {
             cache_bytes: 0,
             record_bytes: 1 << 20,
             restore: RestoreSettings { threads: 0, chunk: 100 },
+            slice: 500,
             threads,
         };
         let sources = SourceDecoder::new(None, ["acme".into()].into(), 262_144);

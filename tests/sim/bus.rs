@@ -183,7 +183,14 @@ impl Bus for SimBus {
         }
         let reader = self.inner.reader()?;
         let paused = BTreeMap::new();
-        Ok(Box::new(SimSession { bus: self.clone(), membership: membership.clone(), epoch, reader, paused }))
+        Ok(Box::new(SimSession {
+            bus: self.clone(),
+            membership: membership.clone(),
+            epoch,
+            reader,
+            paused,
+            sent: Vec::new(),
+        }))
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, BusError> {
@@ -270,6 +277,8 @@ struct SimSession {
     reader: Box<dyn Reader>,
     /// Not read for now, and where they go on.
     paused: BTreeMap<TopicPartition, i64>,
+    /// For the next commit.
+    sent: Vec<Outgoing>,
 }
 
 /// How a commit ends.
@@ -381,7 +390,13 @@ impl Session for SimSession {
         }
     }
 
-    fn commit(&mut self, transaction: Transaction) -> Result<(), CommitError> {
+    fn send(&mut self, outputs: Vec<Outgoing>) -> Result<(), BusError> {
+        self.sent.extend(outputs);
+        Ok(())
+    }
+
+    fn commit(&mut self, mut transaction: Transaction) -> Result<(), CommitError> {
+        transaction.outputs.splice(0..0, self.sent.drain(..));
         let stage = {
             let shared = self.bus.lock();
             let member = &shared.groups[&self.membership.group].members[&self.membership.instance];

@@ -4,7 +4,8 @@
 //! polls, so that retention keeps from then on what it has yet to read.
 
 use super::super::{
-    BatchLimit, BusError, CommitError, Incoming, Membership, Poll, Reader, Session, TopicPartition, Transaction,
+    BatchLimit, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Reader, Session, TopicPartition,
+    Transaction,
 };
 use super::cursor::{Cursor, Followed};
 use super::record::Place;
@@ -30,6 +31,8 @@ pub(super) struct EmbeddedSession {
     /// Empty until the first poll has assigned the partitions.
     cursor: Cursor,
     assigned: bool,
+    /// For the next commit.
+    sent: Vec<Outgoing>,
 }
 
 impl EmbeddedSession {
@@ -59,7 +62,7 @@ impl EmbeddedSession {
         inner.arrived.notify_all();
         drop(state);
         let (inner, membership) = (inner.clone(), membership.clone());
-        Ok(Self { inner, membership, epoch, cursor: Cursor::default(), assigned: false })
+        Ok(Self { inner, membership, epoch, cursor: Cursor::default(), assigned: false, sent: Vec::new() })
     }
 
     fn assign(&mut self) -> Result<Vec<TopicPartition>, BusError> {
@@ -154,7 +157,15 @@ impl Session for EmbeddedSession {
         self.inner.take(&mut self.cursor, limit, wait, &|state| fence(state, membership, epoch)).map(Poll::Batch)
     }
 
+    fn send(&mut self, outputs: Vec<Outgoing>) -> Result<(), BusError> {
+        self.sent.extend(outputs);
+        Ok(())
+    }
+
     fn commit(&mut self, transaction: Transaction) -> Result<(), CommitError> {
+        let sent = self.sent.len();
+        self.sent.extend(transaction.outputs);
+        let whole = Transaction { outputs: std::mem::take(&mut self.sent), offsets: transaction.offsets };
         let point = FaultPoint::Commit { group: &self.membership.group };
         match self.inner.fault(point) {
             Fault::None => {}
@@ -164,12 +175,16 @@ impl Session for EmbeddedSession {
             }
             Fault::CrashBefore => return Err(self.crash("before the commit")),
             Fault::CrashAfter => {
-                self.write(&transaction)?;
+                self.write(&whole)?;
                 return Err(self.crash("after the commit"));
             }
         }
-        // Refused as a whole, the batch stays open: it can be committed otherwise.
-        self.write(&transaction).map_err(CommitError::Bus)
+        self.write(&whole).map_err(|error| {
+            // Refused as a whole, the batch stays open: it can be committed otherwise.
+            self.sent = whole.outputs;
+            self.sent.truncate(sent);
+            CommitError::Bus(error)
+        })
     }
 
     fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), BusError> {

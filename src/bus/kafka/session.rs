@@ -9,7 +9,9 @@ use super::client::{
 };
 use super::writer::{Offsets, WriteError, Writer};
 use super::{Cluster, token};
-use crate::bus::{BatchLimit, BusError, CommitError, Incoming, Membership, Poll, Session, TopicPartition, Transaction};
+use crate::bus::{
+    BatchLimit, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, TopicPartition, Transaction,
+};
 use crate::model::Timestamp;
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -39,6 +41,8 @@ pub(super) struct KafkaSession {
     consumer: ManuallyDrop<BaseConsumer<Member>>,
     /// None where it is of no use any more, until the next `poll` opens another.
     writer: Option<Writer>,
+    /// Why what was sent for the next commit could not be written.
+    unsent: Option<WriteError>,
     /// Whether the last commit took place is not known; a new producer settles it.
     unsettled: bool,
     positions: BTreeMap<TopicPartition, Position>,
@@ -81,6 +85,7 @@ impl KafkaSession {
             membership: membership.clone(),
             consumer: ManuallyDrop::new(consumer),
             writer: Some(writer),
+            unsent: None,
             unsettled: false,
             positions: BTreeMap::new(),
             expelled: None,
@@ -382,25 +387,27 @@ impl KafkaSession {
     }
 
     fn write(&mut self, transaction: &Transaction) -> Result<(), WriteError> {
+        if let Some(failure) = self.unsent.take() {
+            return Err(failure);
+        }
+        let Some(writer) = &self.writer else {
+            return Err(WriteError::Broken("an earlier commit is not settled yet".into()));
+        };
         // Right now: an older generation would be fenced, a cached one might be.
         let Some(member) = self.consumer.group_metadata() else {
-            return Err(WriteError::Aborted("this member is in no group".into()));
+            return Err(writer.give_up(WriteError::Aborted("this member is in no group".into())));
         };
         if self.consumer.assignment_lost() {
-            return Err(WriteError::Expelled("this member's partitions were given to another".into()));
+            return Err(writer.give_up(WriteError::Expelled("this member's partitions were given to another".into())));
         }
         let list = if transaction.offsets.is_empty() {
             offset_list(self.positions.iter().map(|(p, position)| (p, position.committed)))
         } else {
             offset_list(transaction.offsets.iter().map(|(p, offset)| (p, *offset)))
         }
-        .map_err(|e| WriteError::Aborted(e.to_string()))?;
+        .map_err(|e| writer.give_up(WriteError::Aborted(e.to_string())))?;
         let lost = || self.consumer.assignment_lost();
-        let offsets = Offsets { list: &list, member: &member, lost: &lost };
-        match &self.writer {
-            Some(writer) => writer.write(&transaction.outputs, Some(&offsets)),
-            None => Err(WriteError::Broken("an earlier commit is not settled yet".into())),
-        }
+        writer.write(&transaction.outputs, Some(&Offsets { list: &list, member: &member, lost: &lost }))
     }
 }
 
@@ -451,6 +458,15 @@ impl Session for KafkaSession {
                 None => {}
             }
         }
+    }
+
+    fn send(&mut self, outputs: Vec<Outgoing>) -> Result<(), BusError> {
+        self.still_member()?;
+        self.cluster.check_outgoing(&outputs)?;
+        if let Some(writer) = self.writer.as_ref().filter(|_| self.unsent.is_none()) {
+            self.unsent = writer.send(&outputs).err();
+        }
+        Ok(())
     }
 
     fn commit(&mut self, transaction: Transaction) -> Result<(), CommitError> {

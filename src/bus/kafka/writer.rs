@@ -17,6 +17,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaRespErr;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -67,6 +68,8 @@ pub(super) struct Writer {
     watchdog: Arc<Watchdog>,
     /// Whether the records of the transaction under way were dropped by librdkafka, as it had failed.
     purged: AtomicBool,
+    /// When the transaction under way was begun.
+    begun: Cell<Option<Instant>>,
 }
 
 impl Writer {
@@ -81,18 +84,34 @@ impl Writer {
         let producer: BaseProducer<Delivery> =
             config.create_with_context(Delivery::new(tokens)).map_err(|e| failed(&e))?;
         token::authorize(producer.client(), tokens)?;
-        let writer = Self { producer, watchdog, purged: AtomicBool::new(false) };
-        match writer.call("init_transactions", retried_until(), |p| p.init_transactions(CALL_TIMEOUT)) {
+        let writer = Self { producer, watchdog, purged: AtomicBool::new(false), begun: Cell::new(None) };
+        match writer.call("init_transactions", Instant::now() + RETRIED_WITHIN, |p| p.init_transactions(CALL_TIMEOUT)) {
             Ok(()) => Ok(writer),
             Err(e) if is_fenced(&e) => Err(BusError::Fenced(describe(&e))),
             Err(e) => Err(failed(&e)),
         }
     }
 
-    /// One transaction.
+    /// Puts records into the transaction that `write` ends. After an error it is over already.
+    pub(super) fn send(&self, records: &[Outgoing]) -> Result<(), WriteError> {
+        let begun = self.begin()?;
+        self.produce(records).map_err(|error| self.abandon(error, begun))
+    }
+
+    /// What was sent is given up, for that reason.
+    pub(super) fn give_up(&self, reason: WriteError) -> WriteError {
+        match self.begun.get() {
+            Some(begun) => self.abandon(reason, begun),
+            None => reason,
+        }
+    }
+
+    /// One transaction, of what was sent and these records.
     pub(super) fn write(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>) -> Result<(), WriteError> {
-        let begun = Instant::now();
-        match self.transact(records, offsets) {
+        let begun = self.begin()?;
+        let written = self.transact(records, offsets, begun);
+        self.begun.set(None);
+        match written {
             // The coordinator fences whom it has timed out just as one whose place was taken. Opening anew tells: if another
             // has this name, the consumer is fenced as well.
             Err(WriteError::Fenced(reason)) if begun.elapsed() >= TRANSACTION_TIMEOUT => {
@@ -102,19 +121,29 @@ impl Writer {
         }
     }
 
-    fn transact(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>) -> Result<(), WriteError> {
+    /// Begins a transaction where none is under way.
+    fn begin(&self) -> Result<Instant, WriteError> {
+        if let Some(begun) = self.begun.get() {
+            return Ok(begun);
+        }
         self.producer.context().take_failure();
         self.purged.store(false, Ordering::SeqCst);
-        let retried = retried_until();
         self.producer.begin_transaction().map_err(|e| before_commit(&e))?;
+        let now = Instant::now();
+        self.begun.set(Some(now));
+        Ok(now)
+    }
+
+    fn transact(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>, begun: Instant) -> Result<(), WriteError> {
+        let retried = begun + RETRIED_WITHIN;
         if let Err(error) = self.fill(records, offsets, retried) {
-            return Err(self.abandon(error, retried));
+            return Err(self.abandon(error, begun));
         }
         match self.call("commit_transaction", retried, |p| p.commit_transaction(CALL_TIMEOUT)) {
             Ok(()) => Ok(()),
             Err(e) if is_fenced(&e) => Err(WriteError::Fenced(describe(&e))),
             Err(KafkaError::Transaction(e)) if e.txn_requires_abort() => {
-                Err(self.abandon(WriteError::Aborted(describe(&KafkaError::Transaction(e))), retried))
+                Err(self.abandon(WriteError::Aborted(describe(&KafkaError::Transaction(e))), begun))
             }
             Err(e) => Err(WriteError::Unknown(describe(&e))),
         }
@@ -129,10 +158,8 @@ impl Writer {
     /// with the offsets, so a member that passes has everything in the log by then, and whoever gets its partitions next sees
     /// it in the ends up to which it replays. The other way round a member could pass, lose its partitions, and write behind that.
     fn fill(&self, records: &[Outgoing], offsets: Option<&Offsets<'_>>, retried: Instant) -> Result<(), WriteError> {
+        self.produce(records)?;
         let until = Instant::now() + FLUSH_TIMEOUT;
-        for record in records {
-            self.send(record, until)?;
-        }
         let flushed = self.flush(until);
         let Some(offsets) = offsets else {
             return match flushed {
@@ -166,7 +193,12 @@ impl Writer {
         }
     }
 
-    fn send(&self, record: &Outgoing, until: Instant) -> Result<(), WriteError> {
+    fn produce(&self, records: &[Outgoing]) -> Result<(), WriteError> {
+        let until = Instant::now() + FLUSH_TIMEOUT;
+        records.iter().try_for_each(|record| self.produce_one(record, until))
+    }
+
+    fn produce_one(&self, record: &Outgoing, until: Instant) -> Result<(), WriteError> {
         let mut next: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&record.topic);
         next.key = record.key.as_deref();
         next.payload = record.value.as_deref();
@@ -224,19 +256,21 @@ impl Writer {
         })
     }
 
-    /// Aborts, if the error lets it, and says what is left.
-    fn abandon(&self, error: WriteError, retried: Instant) -> WriteError {
+    /// Aborts the transaction that was begun then, if the error lets it, and says what is left.
+    fn abandon(&self, error: WriteError, begun: Instant) -> WriteError {
+        self.begun.set(None);
+        let retried = begun + RETRIED_WITHIN;
         let reason = match &error {
             WriteError::Aborted(reason) | WriteError::Expelled(reason) | WriteError::Broken(reason) => reason.clone(),
             WriteError::Denied(error) => error.to_string(),
             WriteError::Unknown(_) | WriteError::Fenced(_) => return error,
         };
         // Purged records are reported as failures, and the abort waits until somebody polls them away.
-        let done = AtomicBool::new(false);
+        let (done, producer) = (AtomicBool::new(false), &self.producer);
         let aborted = std::thread::scope(|threads| {
             threads.spawn(|| {
                 while !done.load(Ordering::SeqCst) {
-                    self.producer.poll(Duration::from_millis(10));
+                    producer.poll(Duration::from_millis(10));
                 }
             });
             let aborted = self.call("abort_transaction", retried, |p| p.abort_transaction(CALL_TIMEOUT));
@@ -272,11 +306,6 @@ impl Writer {
             }
         }
     }
-}
-
-/// For the calls of a transaction that begins now.
-fn retried_until() -> Instant {
-    Instant::now() + RETRIED_WITHIN
 }
 
 /// An error of a call before the commit: nothing is visible in any case.

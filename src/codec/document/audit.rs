@@ -8,42 +8,43 @@ use crate::model::{
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
+/// Most fields are for a few kinds only, and there are as many decisions as commands: JSON leaves out those without a value.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename = "Decision")]
 pub struct DecisionDocument<'a> {
     tenant: Text<'a>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     identity: Option<Text<'a>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     target: Option<Text<'a>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     account: Option<Text<'a>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     generation: Option<i64>,
     kind: Text<'a>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     op: Option<Text<'a>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     source: Option<Text<'a>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     record: Option<Text<'a>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     effective: Option<i64>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     deadline: Option<i64>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     verified: Option<i64>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     operation: Option<Text<'a>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<Text<'a>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     rule: Option<Text<'a>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     entity: Option<Text<'a>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<Text<'a>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     hash: Option<Text<'a>>,
     cause: Text<'a>,
     source_time: i64,

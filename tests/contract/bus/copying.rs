@@ -153,6 +153,19 @@ pub fn read_all(bus: &dyn Bus, topic: &str) -> Vec<Incoming> {
     all
 }
 
+/// What a reader of the only partition sees by now: it waits for no transaction to end.
+pub fn shown(bus: &dyn Bus, topic: &str) -> Vec<Incoming> {
+    let mut reader = bus.reader().unwrap();
+    reader.seek(topic, 0, 0).unwrap();
+    let mut all = Vec::new();
+    loop {
+        match reader.poll(1000, Duration::from_millis(500)).unwrap() {
+            none if none.is_empty() => return all,
+            some => all.extend(some),
+        }
+    }
+}
+
 /// A member that copies what it gets to partition 0 of `output`, and is told when partitions come and go.
 pub struct Worker {
     pub session: Box<dyn Session>,

@@ -99,6 +99,7 @@ impl Town {
             cache_bytes: 1 << 20,
             restore,
             threads: 2,
+            slice: 50,
         };
         let sources = SourceDecoder::new(None, ["acme".into()].into(), 262_144);
         let publisher = Publisher::new(Arc::clone(&self.codec), Arc::clone(&metrics));

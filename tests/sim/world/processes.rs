@@ -58,6 +58,7 @@ impl World {
             cache_bytes: 4 << 10,
             // In the turns, and a few records in each, so that there is always something half restored.
             restore: RestoreSettings { threads: 0, chunk: 5 },
+            slice: 7,
             threads: 1,
         };
         let public = Arc::new(PublicCodec::new(None));
