@@ -27,7 +27,8 @@ pub(super) struct KafkaReader {
     events: Events,
     consumer: BaseConsumer<Plain>,
     cluster: Arc<Cluster>,
-    positions: BTreeMap<TopicPartition, i64>,
+    /// By topic and partition.
+    positions: BTreeMap<String, BTreeMap<u32, i64>>,
 }
 
 impl KafkaReader {
@@ -40,6 +41,10 @@ impl KafkaReader {
         token::authorize(consumer.client(), cluster.tokens.as_ref())?;
         let events = Events::of(&consumer);
         Ok(Self { events, consumer, cluster, positions: BTreeMap::new() })
+    }
+
+    fn place(&mut self, topic: &str, partition: u32) -> Option<&mut i64> {
+        self.positions.get_mut(topic)?.get_mut(&partition)
     }
 }
 
@@ -55,18 +60,17 @@ impl Reader for KafkaReader {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, native_partition(partition), Offset::Offset(offset))
             .map_err(|e| super::client::bus_error(doing(), &e))?;
-        let name = (topic.to_owned(), partition);
         // Off and on again: unlike a seek this does not depend on how far fetching has come.
-        if self.positions.remove(&name).is_some() {
+        if self.place(topic, partition).is_some() {
             self.consumer.incremental_unassign(&list).map_err(|e| super::client::bus_error(doing(), &e))?;
         }
         self.consumer.incremental_assign(&list).map_err(|e| super::client::bus_error(doing(), &e))?;
-        self.positions.insert(name, offset);
+        self.positions.entry(topic.to_owned()).or_default().insert(partition, offset);
         Ok(())
     }
 
     fn leave(&mut self, topic: &str, partition: u32) -> Result<(), BusError> {
-        if self.positions.remove(&(topic.to_owned(), partition)).is_some() {
+        if self.positions.get_mut(topic).is_some_and(|partitions| partitions.remove(&partition).is_some()) {
             let mut list = TopicPartitionList::new();
             list.add_partition(topic, native_partition(partition));
             let doing = || format!("kafka: ending to read partition {partition} of topic {topic}");
@@ -87,13 +91,13 @@ impl Reader for KafkaReader {
                 None | Some(Event::Other) => {}
                 Some(Event::TokenWanted) => token::renew(self.consumer.client(), self.cluster.tokens.as_ref()),
                 Some(Event::Record(record)) => {
-                    if let Some(position) = self.positions.get_mut(&(record.topic.clone(), record.partition)) {
+                    if let Some(position) = self.place(&record.topic, record.partition) {
                         *position = record.offset + 1;
                         records.push(record);
                     }
                 }
-                Some(Event::End { partition, offset }) => {
-                    if let Some(position) = self.positions.get_mut(&partition)
+                Some(Event::End { partition: (topic, partition), offset }) => {
+                    if let Some(position) = self.place(&topic, partition)
                         && *position < offset
                     {
                         *position = offset;
@@ -115,9 +119,11 @@ impl Reader for KafkaReader {
     }
 
     fn position(&self, topic: &str, partition: u32) -> Result<i64, BusError> {
-        self.positions.get(&(topic.to_owned(), partition)).copied().ok_or_else(|| BusError::Failed {
-            doing: format!("kafka: position in partition {partition} of topic {topic}"),
-            reason: "this reader was never told to read it".into(),
+        self.positions.get(topic).and_then(|partitions| partitions.get(&partition)).copied().ok_or_else(|| {
+            BusError::Failed {
+                doing: format!("kafka: position in partition {partition} of topic {topic}"),
+                reason: "this reader was never told to read it".into(),
+            }
         })
     }
 }
