@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 /// Records of one batch: large enough for throughput, small enough that a step stays within milliseconds.
 const BATCH: BatchLimit = BatchLimit::new(3_000, 6 << 20);
-/// Of a batch, what is taken at once: what it makes stays in the processor's caches until it is sent.
+/// Of a batch, what steps at once: what comes of it is sent while the next ones step.
 pub const SLICE: usize = 500;
 /// Rounds in which partitions hand over what they have for one another. A question takes two; more of them would be a bug: what is
 /// left goes through the inbox.
@@ -75,7 +75,7 @@ pub struct ProcessorSettings {
     pub restore: RestoreSettings,
     /// On which records are decoded and partitions step.
     pub threads: usize,
-    /// Records of a batch that are taken at once: what comes of them is on its way while the next ones are.
+    /// Records of a batch that step at once: what comes of them is on its way while the next ones do.
     pub slice: usize,
 }
 
@@ -257,12 +257,13 @@ impl Processor {
             self.metrics.batch_records.observe(count as f64);
         }
         let mut stepped: BTreeMap<u32, Stepped> = self.partitions.keys().map(|id| (*id, Stepped::default())).collect();
-        let mut records = records.into_iter();
+        // All are read before anything is sent: that may ask the schema registry, and no transaction is open meanwhile.
+        let opened = self.open_records(&records)?;
+        let mut read = records.into_iter().zip(opened);
         loop {
-            let slice: Vec<Incoming> = records.by_ref().take(self.settings.slice).collect();
-            let is_last = records.len() == 0;
-            let outputs = self.step(&slice, is_last, &mut stepped)?;
-            drop(slice);
+            let slice: Vec<(Incoming, Opened)> = read.by_ref().take(self.settings.slice).collect();
+            let is_last = read.len() == 0;
+            let outputs = self.step(slice, is_last, &mut stepped)?;
             transaction.outputs.extend(outputs);
             if is_last {
                 break;
@@ -349,23 +350,28 @@ impl Processor {
         }
     }
 
-    /// What the records are for the partitions, in order, and what is put out at once.
-    fn take(
-        &mut self,
-        records: &[Incoming],
-        outputs: &mut Vec<Outgoing>,
-    ) -> Result<BTreeMap<u32, Vec<Given>>, ProcessorError> {
+    /// What is in the records.
+    fn open_records(&self, records: &[Incoming]) -> Result<Vec<Opened>, ProcessorError> {
         let (intake, metrics) = (&self.intake, &self.metrics);
         let open = |record: &Incoming| match record.topic == intake.inbox() {
             true => Ok(Opened::Own(Box::new(envelope::open(record.value.as_deref().unwrap_or_default())))),
             false => intake.take(record, metrics).map(Opened::Taken),
         };
         let opened = self.hands.each(records.iter().collect(), records.len(), open);
+        Ok(opened.into_iter().collect::<Result<_, Unavailable>>()?)
+    }
+
+    /// What the records are for the partitions, in order, and what is put out at once.
+    fn take(
+        &mut self,
+        records: Vec<(Incoming, Opened)>,
+        outputs: &mut Vec<Outgoing>,
+    ) -> Result<BTreeMap<u32, Vec<Given>>, ProcessorError> {
         let mut given: BTreeMap<u32, Vec<Given>> = BTreeMap::new();
-        for (record, opened) in records.iter().zip(opened) {
-            match opened? {
+        for (record, opened) in records {
+            match opened {
                 Opened::Own(own) => {
-                    if let Some(one) = self.own(record, *own, outputs)? {
+                    if let Some(one) = self.own(&record, *own, outputs)? {
                         given.entry(record.partition).or_default().push(one);
                     }
                 }
@@ -373,7 +379,7 @@ impl Processor {
                     let came_bytes = record.value.as_ref().map_or(0, Vec::len);
                     if let Some(bytes) = fit::excess(&message, came_bytes, self.settings.record_bytes) {
                         let most = fit::most_of_event(self.settings.record_bytes);
-                        outputs.extend(self.intake.too_large(record, bytes, most, &self.metrics));
+                        outputs.extend(self.intake.too_large(&record, bytes, most, &self.metrics));
                         continue;
                     }
                     let to = message.to.routing_key.partition(self.settings.inbox_partitions).0;
@@ -430,11 +436,11 @@ impl Processor {
     /// they have for one another. Gives what they put out.
     fn step(
         &mut self,
-        records: &[Incoming],
+        records: Vec<(Incoming, Opened)>,
         is_last: bool,
         stepped: &mut BTreeMap<u32, Stepped>,
     ) -> Result<Vec<Outgoing>, ProcessorError> {
-        let mut outputs = Vec::new();
+        let (mut outputs, count) = (Vec::new(), records.len());
         let mut given = self.take(records, &mut outputs)?;
         let backlog = &self.backlog;
         let partitions = self.partitions.iter_mut().zip(stepped.values_mut());
@@ -442,7 +448,7 @@ impl Processor {
             let given = given.remove(id).unwrap_or_default();
             (partition, given, !backlog.waits(*id), so_far)
         });
-        let done = self.hands.each(tasks.collect(), records.len(), |(partition, given, timers, so_far)| {
+        let done = self.hands.each(tasks.collect(), count, |(partition, given, timers, so_far)| {
             work::go_on(partition, given, so_far)?;
             if is_last { work::end(partition, timers, so_far) } else { Ok(()) }
         });
@@ -469,7 +475,7 @@ impl Processor {
             self.direct.sent(message.to.routing_key.partition(self.settings.inbox_partitions).0);
         }
         let place = work::Place { publisher: &self.publisher, bundle: &self.bundle, settings: &self.settings };
-        let published = self.hands.each(stepped.values_mut().collect(), records.len(), |so_far| place.publish(so_far));
+        let published = self.hands.each(stepped.values_mut().collect(), count, |so_far| place.publish(so_far));
         for records in published {
             outputs.extend(records?);
         }
