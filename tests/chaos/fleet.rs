@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// A process that was fenced has ended by then.
-const FENCED_WITHIN: Duration = Duration::from_secs(60);
+/// A process that was fenced has ended by then, even where it has fenced the one in its place first.
+const FENCED_WITHIN: Duration = Duration::from_secs(90);
 /// How often a process that is waited for is looked at, and how much of its log.
 const LOOKED_AT: Duration = Duration::from_millis(500);
 const LAST_LINES: usize = 8;
@@ -186,7 +186,17 @@ impl Member {
         let mut zombie = std::mem::replace(&mut self.process, another);
         self.wait_until_ready(stage);
         zombie.signal("CONT");
-        let ended = zombie.end(FENCED_WITHIN);
+        // Its session has timed out: it may join anew before it hears that its place is taken, and take it back. Then it is the other
+        // one that is fenced and ends; started again, that one fences it.
+        let until = Instant::now() + FENCED_WITHIN;
+        let ended = loop {
+            if let Some(status) = zombie.ended() {
+                break status;
+            }
+            self.supervise(stage);
+            assert!(Instant::now() < until, "{former} was replaced while it hung, and goes on\n{}", stage.logs());
+            std::thread::sleep(LOOKED_AT);
+        };
         assert!(!ended.success(), "{former} was replaced while it hung, and ended well: {ended}");
         let said = stage.log(&former);
         assert!(said.contains("fenced: another process runs as this member"), "{former}: {ended}\n{}", stage.logs());
