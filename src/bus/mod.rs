@@ -98,7 +98,7 @@ pub enum CommitError {
 pub trait Session: Send {
     fn poll(&mut self, limit: BatchLimit, wait: Duration) -> Result<Poll, BusError>;
     /// Puts records into the transaction of the next `commit`, before that one's own: they are on their way while what comes after
-    /// them is still being made. Why they could not be written, the commit says.
+    /// them is still being made. What may not be sent (too large, no such topic) may be said at once; what fails later, the commit says.
     fn send(&mut self, outputs: Vec<Outgoing>) -> Result<(), BusError>;
     fn commit(&mut self, transaction: Transaction) -> Result<(), CommitError>;
     /// `poll` gives nothing of these partitions until they are resumed; what it gave before is not taken back. Partitions that
