@@ -21,7 +21,7 @@ fn codec(c: &mut Criterion) {
 
     let mut group = c.benchmark_group("codec");
     let bytes = |len: usize| Throughput::Bytes(len as u64);
-    group.throughput(bytes(event.value.as_ref().map_or(0, Vec::len)));
+    group.throughput(bytes(event.value.as_ref().map_or(0, |value| value.len())));
     group.bench_function("source event from JSON", |b| b.iter(|| black_box(town.decode(black_box(&event)))));
     group.throughput(bytes(sealed.len()));
     group.bench_function("inbox record to bytes", |b| b.iter(|| black_box(envelope::seal(black_box(&record)))));

@@ -20,7 +20,7 @@ fn store(c: &mut Criterion) {
     let rows: Vec<Write> = town
         .rows
         .iter()
-        .map(|(key, value)| Write { key: key.clone(), value: Some(value.clone()), timer: None })
+        .map(|(key, value)| Write { key: key.clone(), value: Some(value.clone().into()), timer: None })
         .collect();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let stores = DiskStores::open(folder.path(), MEMORY_MIB).expect("a new store opens");

@@ -6,6 +6,7 @@ use lockstep::config::Config;
 use lockstep::entity::{self, Effect, Emission, Rows, Stamped, key};
 use lockstep::model::{Address, Body, Cause, Command, Incoming, Message, Timestamp};
 use lockstep::rules::Bundle;
+use smol_str::SmolStr;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
@@ -28,10 +29,11 @@ impl Rows for Own<'_> {
         self.0.get(&[self.1.as_slice(), row.as_bytes()].concat()).map(|value| value.as_slice().into())
     }
 
-    fn scan(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
+    fn scan(&self, prefix: &str, limit: usize) -> Vec<(SmolStr, std::borrow::Cow<'_, [u8]>)> {
         let prefix = [self.1.as_slice(), prefix.as_bytes()].concat();
         let rows = self.0.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)).take(limit);
-        rows.map(|(key, value)| (String::from_utf8_lossy(&key[self.1.len()..]).into_owned(), value.clone())).collect()
+        let name = |key: &[u8]| String::from_utf8_lossy(&key[self.1.len()..]).into();
+        rows.map(|(key, value)| (name(key), value.as_slice().into())).collect()
     }
 }
 
@@ -87,7 +89,7 @@ impl Town {
             offset: i64::try_from(self.events).expect("few events"),
             timestamp: NOW,
             key: Some(key.as_bytes().to_vec()),
-            value: Some(value.into_bytes()),
+            value: Some(value.into()),
             headers: Vec::new(),
         }
     }
@@ -107,7 +109,7 @@ impl Town {
             event.record.clone(),
         );
         let cause = Cause::from(&*event);
-        Message { to, body: Body::Source(*event), cause }
+        Message { to, body: Body::Source(event), cause }
     }
 
     /// Steps an entity, and whatever it sends on, and gives the commands.

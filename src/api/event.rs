@@ -6,7 +6,7 @@
 
 use super::{Api, Refusal, query};
 use crate::bus::{BusError, Outgoing};
-use crate::model::SourceName;
+use crate::model::{Headers, SourceName};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
@@ -76,7 +76,7 @@ pub(super) async fn post(
             topic: topic.clone(),
             partition: None,
             key: (intake.key_of)(&event),
-            value: Some(event.to_vec()),
+            value: Some(event.to_vec().into()),
             headers: headers.clone(),
         })
         .collect();
@@ -217,7 +217,7 @@ fn check(events: &[Bytes], event_bytes: usize) -> Result<(), Refusal> {
 }
 
 /// Headers that go on with every event; CloudEvents' in their Kafka form (`ce_id` for `ce-id`).
-fn forwarded(headers: &HeaderMap, intake: &EventIntake, split: bool) -> Result<Vec<(String, Vec<u8>)>, Refusal> {
+fn forwarded(headers: &HeaderMap, intake: &EventIntake, split: bool) -> Result<Headers, Refusal> {
     let mut kept = Vec::new();
     for (name, value) in headers {
         let name = name.as_str();
@@ -242,7 +242,7 @@ fn forwarded(headers: &HeaderMap, intake: &EventIntake, split: bool) -> Result<V
             // Header names are case-insensitive in HTTP and not on the bus: as the config writes it.
             None => intake.headers.iter().find(|h| h.eq_ignore_ascii_case(name)).map_or(name.to_owned(), Clone::clone),
         };
-        kept.push((name, value.as_bytes().to_vec()));
+        kept.push((name.into(), Bytes::copy_from_slice(value.as_bytes())));
     }
     Ok(kept)
 }
@@ -308,7 +308,7 @@ mod tests {
         ] {
             headers.insert(name, value.parse().unwrap());
         }
-        let names = |split| -> Vec<String> {
+        let names = |split| {
             let mut names: Vec<_> =
                 forwarded(&headers, &intake, split).unwrap().into_iter().map(|(name, _)| name).collect();
             names.sort();

@@ -355,7 +355,7 @@ impl Change {
 fn read(content: &Content, record: Incoming, codec: &PublicCodec) -> Result<Option<Change>, String> {
     let key = record.key.unwrap_or_default();
     match content {
-        Content::State => Ok(Some(Change::State { key, value: record.value })),
+        Content::State => Ok(Some(Change::State { key, value: record.value.map(Into::into) })),
         Content::Results => match record.value {
             Some(value) => Ok(Some(Change::Result(Box::new(decoded(codec, &value)?)))),
             None => Ok(None),

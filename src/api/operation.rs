@@ -157,7 +157,7 @@ async fn submit(api: &Arc<Api>, operation: Operation, mut answer: serde_json::Va
         topic,
         partition: None,
         key: Some(operation.id.clone().into_bytes()),
-        value: Some(encoded.value),
+        value: Some(encoded.value.into()),
         headers: encoded.headers,
     };
     event::append(api, vec![record]).await?;

@@ -148,7 +148,7 @@ impl<'a> Letters<'a> {
             let from = (at - LOOK).max(least);
             let mut seen = Vec::new();
             self.read(from, at, |record| {
-                bytes += record.value.as_ref().map_or(0, Vec::len);
+                bytes += record.value.as_ref().map_or(0, bytes::Bytes::len);
                 seen.push((Part::of(&record), line(&record)));
             })?;
             for (part, line) in seen.into_iter().rev() {
@@ -268,10 +268,10 @@ fn page(records: Vec<Incoming>) -> Value {
     page["headers"] = letter
         .headers
         .iter()
-        .map(|(name, value)| (name.clone(), shown(value)))
+        .map(|(name, value)| (name.to_string(), shown(value)))
         .collect::<serde_json::Map<_, _>>()
         .into();
-    (page["value"], page["value_hex"]) = match letter.value.map(String::from_utf8) {
+    (page["value"], page["value_hex"]) = match letter.value.map(|value| String::from_utf8(value.into())) {
         None => (Value::Null, Value::Null),
         Some(Ok(text)) => (text.into(), Value::Null),
         Some(Err(no_text)) => (Value::Null, hex::encode(no_text.as_bytes()).into()),

@@ -123,7 +123,13 @@ impl Running {
     }
 
     fn write(&self, topic: &str, key: Vec<u8>, value: Option<Vec<u8>>) {
-        let record = Outgoing { topic: topic.to_owned(), partition: Some(0), key: Some(key), value, headers: vec![] };
+        let record = Outgoing {
+            topic: topic.to_owned(),
+            partition: Some(0),
+            key: Some(key),
+            value: value.map(Into::into),
+            headers: vec![],
+        };
         self.bus.append(vec![record]).unwrap();
     }
 
@@ -226,7 +232,7 @@ fn events_reach_their_topic_byte_for_byte_with_key_and_headers() {
     assert_eq!(values, ["{\"id\":\"1\", \"n\": 1.00}", "{\"id\":\"2\"}", "not json"]);
     assert_eq!(records[0].key.as_deref(), Some(&b"1"[..]));
     assert_eq!(records[2].key, None);
-    assert_eq!(records[2].headers, [("x-tenant".to_owned(), b"acme".to_vec())]);
+    assert_eq!(records[2].headers, [("x-tenant".into(), "acme".into())]);
 }
 
 #[test]
@@ -541,8 +547,8 @@ fn source_dead_letters_are_read_off_their_topic_in_pages_the_newest_first() {
             topic: topic.clone(),
             partition: Some(0),
             key: Some(b"k".to_vec()),
-            value: Some(if n == 2 { vec![0xff] } else { format!("secret-{n}").into_bytes() }),
-            headers: headers.map(|(name, value)| (format!("lockstep_{name}"), value.as_bytes().to_vec())).into(),
+            value: Some(if n == 2 { vec![0xff].into() } else { format!("secret-{n}").into() }),
+            headers: headers.map(|(name, value)| (format!("lockstep_{name}").into(), value.to_owned().into())).into(),
         };
         api.bus.append(vec![record]).unwrap();
     }
@@ -578,8 +584,8 @@ fn a_source_dead_letter_in_parts_is_one_of_the_list_and_is_shown_whole_or_with_w
         offset,
         timestamp: Timestamp(0),
         key: Some(b"k".to_vec()),
-        value: Some(value.to_vec()),
-        headers: vec![("x".into(), b"y".to_vec())],
+        value: Some(value.to_vec().into()),
+        headers: vec![("x".into(), "y".into())],
     };
     let rejection = Rejection { reason: Reason::TooLarge, detail: "no".into() };
     let parts = |offset: i64, value: &[u8]| dead_letter_records(&topic, &event(offset, value), &rejection, 1_060);

@@ -4,7 +4,9 @@
 //! datacontenttype (binding, section 3.2). Structured mode: the value is the whole event, and `content-type` begins with
 //! `application/cloudevents` (section 3.3).
 
-use crate::model::Timestamp;
+use crate::model::{Headers, Timestamp};
+use bytes::Bytes;
+use smol_str::SmolStr;
 
 pub const CONTENT_TYPE: &str = "content-type";
 pub const JSON: &str = "application/json";
@@ -16,8 +18,6 @@ pub const TRACEPARENT: &str = "traceparent";
 
 const PREFIX: &str = "ce_";
 const SPEC_VERSION: &str = "1.0";
-
-pub type Headers = Vec<(String, Vec<u8>)>;
 
 /// Attributes of an event that Lockstep writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,34 +32,33 @@ pub struct Attributes<'a> {
 }
 
 /// Headers of a record in binary mode.
-pub fn headers(attributes: &Attributes<'_>, content_type: &str) -> Headers {
-    let time = attributes.time.to_string();
-    let always: [(&str, &str); 5] = [
-        ("ce_specversion", SPEC_VERSION),
-        ("ce_id", &attributes.id),
-        ("ce_type", &attributes.r#type),
-        ("ce_source", &attributes.source),
-        ("ce_time", &time),
-    ];
-    let sometimes = [("ce_subject", attributes.subject), (TRACEPARENT, attributes.traceparent)];
-    let sometimes = sometimes.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    always
-        .into_iter()
-        .chain(sometimes)
-        .chain([(CONTENT_TYPE, content_type)])
-        .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
-        .collect()
+pub fn headers(attributes: Attributes<'_>, content_type: &'static str) -> Headers {
+    let Attributes { id, r#type, source, subject, time, traceparent } = attributes;
+    let mut headers = Headers::with_capacity(8);
+    let mut put = |name, value: Bytes| headers.push((SmolStr::new_static(name), value));
+    put("ce_specversion", Bytes::from_static(SPEC_VERSION.as_bytes()));
+    put("ce_id", id.into());
+    put("ce_type", r#type.into());
+    put("ce_source", source.into());
+    put("ce_time", time.to_string().into());
+    for (name, value) in [("ce_subject", subject), (TRACEPARENT, traceparent)] {
+        if let Some(value) = value {
+            put(name, value.to_owned().into());
+        }
+    }
+    put(CONTENT_TYPE, Bytes::from_static(content_type.as_bytes()));
+    headers
 }
 
 /// The header's text. Of several with one name the last one holds; bytes that are not UTF-8 are no text.
-pub fn header<'a>(headers: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str> {
+pub fn header<'a>(headers: &'a [(SmolStr, Bytes)], name: &str) -> Option<&'a str> {
     let (_, value) = headers.iter().rev().find(|(header, _)| header.eq_ignore_ascii_case(name))?;
     std::str::from_utf8(value).ok()
 }
 
 /// The attributes of an event in binary mode, by name. Those that are not UTF-8 are left out.
-pub fn attributes(headers: &[(String, Vec<u8>)]) -> serde_json::Map<String, serde_json::Value> {
-    let attribute = |(header, value): &(String, Vec<u8>)| {
+pub fn attributes(headers: &[(SmolStr, Bytes)]) -> serde_json::Map<String, serde_json::Value> {
+    let attribute = |(header, value): &(SmolStr, Bytes)| {
         let name = header.split_at_checked(PREFIX.len()).filter(|(start, _)| start.eq_ignore_ascii_case(PREFIX))?.1;
         Some((name.to_owned(), std::str::from_utf8(value).ok()?.into()))
     };
@@ -67,7 +66,7 @@ pub fn attributes(headers: &[(String, Vec<u8>)]) -> serde_json::Map<String, serd
 }
 
 /// Whether the record's value is the whole event.
-pub fn is_structured(headers: &[(String, Vec<u8>)]) -> bool {
+pub fn is_structured(headers: &[(SmolStr, Bytes)]) -> bool {
     header(headers, CONTENT_TYPE)
         .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("application/cloudevents"))
 }
@@ -94,7 +93,7 @@ mod tests {
     #[test]
     fn an_event_is_written_in_binary_mode() {
         let written = headers(
-            &Attributes {
+            Attributes {
                 id: "a@1".into(),
                 r#type: "lockstep.command.create.v1".into(),
                 source: source_uri(&["lockstep", "a b/ü"]),
@@ -115,10 +114,10 @@ mod tests {
     #[test]
     fn headers_are_read_whatever_their_case_and_the_last_one_holds() {
         let headers = vec![
-            ("Content-Type".to_owned(), b"application/cloudevents+json; charset=UTF-8".to_vec()),
-            ("ce_id".to_owned(), b"1".to_vec()),
-            ("CE_id".to_owned(), b"2".to_vec()),
-            ("ce_time".to_owned(), vec![0xff]),
+            ("Content-Type".into(), "application/cloudevents+json; charset=UTF-8".into()),
+            ("ce_id".into(), "1".into()),
+            ("CE_id".into(), "2".into()),
+            ("ce_time".into(), vec![0xff].into()),
         ];
         assert!(is_structured(&headers));
         assert_eq!(serde_json::to_string(&attributes(&headers)).unwrap(), r#"{"id":"2"}"#);

@@ -6,7 +6,7 @@
 use super::avro::{
     Framed, ReadError, SchemaError, SchemaId, WriterSchema, registered_frame, single_object_frame, sniff,
 };
-use super::cloudevents::{self, Headers};
+use super::cloudevents;
 use super::document::{
     self, AlertDocument, CommandDocument, DeadLetterDocument, DecisionDocument, DocumentError, OperationDocument,
     ResultDocument,
@@ -14,7 +14,7 @@ use super::document::{
 use super::registry::{Registry, RegistryError};
 use super::schemas::Document;
 use crate::model::envelope::seal;
-use crate::model::{Alert, Command, DeadLetter, Decision, Operation, ResultEvent};
+use crate::model::{Alert, Command, DeadLetter, Decision, Headers, Operation, ResultEvent};
 use crate::rules::PublicFormat;
 use apache_avro::writer::datum::GenericDatumWriter;
 use serde::Serialize;
@@ -105,7 +105,7 @@ impl PublicCodec {
             }
             PublicFormat::Avro => (self.encode_avro(topic, value)?, cloudevents::AVRO),
         };
-        Ok(Encoded { value: value_bytes, headers: cloudevents::headers(&value.attributes(), content_type) })
+        Ok(Encoded { value: value_bytes, headers: cloudevents::headers(value.attributes(), content_type) })
     }
 
     fn encode_avro<T: Public>(&self, topic: &str, value: &T) -> Result<Vec<u8>, PublicError> {

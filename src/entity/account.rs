@@ -1,10 +1,12 @@
 //! Account: an identity's presence in one target. Its row, and what follows from what is wanted of it.
 
+use super::key;
 use crate::model::{
     AccountId, Deprovision, Desired, ErrorClass, Generation, Op, Outcome, TargetName, TenantId, Timestamp,
 };
 use crate::model::{IdentityId, Intent, envelope};
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// The row `account/<target>` of an identity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -126,8 +128,8 @@ impl AccountRow {
         self.dead || self.clock.is_some()
     }
 
-    pub fn row(target: &TargetName) -> String {
-        format!("account/{target}")
+    pub fn row(target: &TargetName) -> SmolStr {
+        key::name(&["account/", target.as_str()])
     }
 
     /// What has to be commanded so that the account becomes as wanted; None: it is so already.

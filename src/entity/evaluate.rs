@@ -6,8 +6,7 @@
 
 use super::account::{AccountRow, Removal};
 use super::identity::{
-    IdentityHead, IdentityRecord, Me, command, decide_account, delete_timer, record_row, rule_failed, rule_recovered,
-    stop_clock,
+    IdentityHead, IdentityRecord, Me, command, decide_account, delete_timer, rule_failed, rule_recovered, stop_clock,
 };
 use super::key::HEAD;
 use super::leaver::{maintain, remove};
@@ -139,7 +138,7 @@ fn records(
     for (name, row) in step.scan::<IdentityRecord>("record/", MAX_RECORDS)? {
         // The scan shows them as they were before the step; this one event may have taken a row away.
         match changed {
-            Some(changed) if record_row(&changed.source, &changed.record) == name => before = Some(row),
+            Some(changed) if (&changed.source, &changed.record) == (&row.source, &row.record) => before = Some(row),
             _ if step.has_deleted(&name) => {}
             _ => rows.push(row),
         }

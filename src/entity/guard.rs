@@ -46,7 +46,8 @@ pub(super) fn step(step: &mut Step, me: &Address, tenant: &TenantId, body: Body)
     match body {
         Body::PermitRequest { asker, target, account, source, epoch, urgent } => {
             let since = step.now.max(after(head.answered));
-            let held = Held { asker, account, target, source, epoch, since, cause: step.cause.event.0.to_string() };
+            let held =
+                Held { asker: *asker, account, target, source, epoch, since, cause: step.cause.event.0.to_string() };
             request(step, tenant, &mut head, held, urgent);
         }
         Body::Withdraw { account, epoch } => {
@@ -135,7 +136,9 @@ fn answer(
         }
     };
     let rows = match account {
-        Some(account) => step.get::<Held>(&row_of(account))?.map(|held| (row_of(account), held)).into_iter().collect(),
+        Some(account) => {
+            step.get::<Held>(&row_of(account))?.map(|held| (row_of(account).into(), held)).into_iter().collect()
+        }
         None => step.scan_after::<Held>("held/", after, BATCH)?,
     };
     let last = rows.last().map(|(row, _)| row.clone()).filter(|_| rows.len() == BATCH);

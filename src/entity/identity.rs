@@ -6,6 +6,7 @@
 
 use super::account::{AccountRow, AccountState, Clock, LastResult, Removal};
 use super::evaluate::evaluate;
+use super::key;
 use super::leaver::{delete_due, no_access, permit};
 use super::quiet::{self, Quiet};
 use super::step::{Emission, Step, StepError};
@@ -16,6 +17,7 @@ use crate::model::{
 };
 use crate::rules::{Phase, RuleError, TargetRules};
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -84,7 +86,7 @@ pub(super) fn step(
         Body::Reevaluate | Body::Continue { .. } => evaluate(step, &me, None),
         Body::Timer { name, .. } => timer(step, &me, &name),
         Body::Permit { target, epoch, answer } => permit(step, &me, &target, epoch, answer),
-        Body::Result(result) => take_result(step, &me, result),
+        Body::Result(result) => take_result(step, &me, *result),
         Body::Operation(operation) => match operation.action {
             Action::Redrive { target, .. } => redrive(step, &me, &target, &operation.id),
             Action::Drop { target, .. } => drop_dead_letter(step, &me, &target, &operation.id),
@@ -401,14 +403,14 @@ pub(super) fn decide_account(step: &mut Step, me: &Me, row: &AccountRow, kind: D
     }));
 }
 
-pub(super) fn record_row(source: &SourceName, record: &RecordId) -> String {
-    format!("record/{source}/{record}")
+pub(super) fn record_row(source: &SourceName, record: &RecordId) -> SmolStr {
+    key::name(&["record/", source.as_str(), "/", record.as_str()])
 }
 
-pub(super) fn deadline_timer(target: &TargetName) -> String {
-    format!("deadline/{target}")
+pub(super) fn deadline_timer(target: &TargetName) -> SmolStr {
+    key::name(&["deadline/", target.as_str()])
 }
 
-pub(super) fn delete_timer(target: &TargetName) -> String {
-    format!("delete/{target}")
+pub(super) fn delete_timer(target: &TargetName) -> SmolStr {
+    key::name(&["delete/", target.as_str()])
 }

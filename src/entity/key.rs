@@ -8,7 +8,7 @@
 //! are in no pack: they are found without knowing whose they are.
 
 use crate::model::{EntityKey, IdentityId, RecordId, RoutingKey, SourceName, TenantId};
-use smol_str::SmolStr;
+use smol_str::{SmolStr, SmolStrBuilder};
 
 /// The row that says an entity is quarantined.
 pub const QUARANTINE: &str = "~q";
@@ -28,6 +28,18 @@ const ROUTE: u8 = b'o';
 const PACK: u8 = b'p';
 const QUARANTINED: u8 = b'q';
 const OPEN: u8 = b'a';
+
+/// A row's name from its parts. Nearly all are short: they take no allocation.
+pub fn name(parts: &[&str]) -> SmolStr {
+    let mut name = SmolStrBuilder::new();
+    parts.iter().for_each(|part| name.push_str(part));
+    name.finish()
+}
+
+/// The row of a timer.
+pub fn timer(timer: &str) -> SmolStr {
+    name(&[TIMER, timer])
+}
 
 /// The key of a row that belongs to the partition itself.
 pub fn meta(name: &str) -> Vec<u8> {

@@ -105,7 +105,7 @@ fn ask_guard(step: &mut Step, me: &Me, head: &mut IdentityHead, row: &mut Accoun
     head.epoch = head.epoch.checked_add(1).expect("an identity asks the Guard fewer than 2^64 times");
     row.removal = Removal::Asked { epoch: head.epoch, op };
     let request = Body::PermitRequest {
-        asker: me.address.clone(),
+        asker: Box::new(me.address.clone()),
         target: row.target.clone(),
         account: row.account.clone(),
         source: step.cause.source.clone(),

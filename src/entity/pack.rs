@@ -179,7 +179,7 @@ impl Pack {
     }
 
     /// Rows whose name begins with `prefix`, in order of their names.
-    pub fn scan<'a>(&'a self, entity: &[u8], prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    pub fn scan<'a>(&'a self, entity: &[u8], prefix: &str) -> impl Iterator<Item = (&'a str, &'a [u8])> {
         let entity = self.place(entity).map(|at| &self.entities[at]);
         entity.into_iter().flat_map(|entity| entity.named(&self.body)).filter(move |(name, _)| name.starts_with(prefix))
     }

@@ -146,7 +146,7 @@ pub(super) fn step(
     let me = Me { routing_key, tenant, source, record, anchor, correlate };
     let mut head = step.get::<RecordHead>(HEAD)?.unwrap_or_default();
     match body {
-        Body::Source(event) => take(step, &me, &mut head, event),
+        Body::Source(event) => take(step, &me, &mut head, &event),
         Body::Holders { attribute, value, epoch, holders } => {
             if epoch == head.epoch && head.values.get(&attribute) == Some(&value) {
                 head.answers.insert(attribute, holders);
@@ -165,7 +165,7 @@ pub(super) fn step(
     Ok(())
 }
 
-fn take(step: &mut Step, me: &Me, head: &mut RecordHead, event: SourceEvent) {
+fn take(step: &mut Step, me: &Me, head: &mut RecordHead, event: &SourceEvent) {
     let id = remembered(&event.id);
     // State of a former release remembers the ids themselves.
     if head.recent.contains(&id) || head.recent.contains(&event.id) {
@@ -193,7 +193,7 @@ fn take(step: &mut Step, me: &Me, head: &mut RecordHead, event: SourceEvent) {
     head.order = event.order.or(head.order);
     // A removal stands above whatever has its order.
     let present = event.change != RecordChange::Remove && (head.present || !tied);
-    let attributes = content(step, me, head, &event, tied);
+    let attributes = content(step, me, head, event, tied);
     if head.present == present && head.attributes == attributes {
         return;
     }

@@ -9,6 +9,7 @@
 use super::key::HEAD;
 use super::step::{Step, StepError};
 use crate::model::{Address, Body, RecordChange, RouteVerdict, SourceEvent};
+use std::sync::Arc;
 
 /// The removal that waits.
 const REMOVAL: &str = "removal";
@@ -16,7 +17,7 @@ const REMOVAL: &str = "removal";
 pub(super) fn step(step: &mut Step, body: Body) -> Result<(), StepError> {
     match body {
         Body::Claim { record, movable } => claim(step, record, movable),
-        Body::Source(event) if event.change == RecordChange::Remove => remove(step, event),
+        Body::Source(event) if event.change == RecordChange::Remove => remove(step, Arc::unwrap_or_clone(event)),
         _ => Err(StepError::Misdirected { entity: "route", message: "anything but a claim or a removal" }),
     }
 }
@@ -31,7 +32,7 @@ fn remove(step: &mut Step, event: SourceEvent) -> Result<(), StepError> {
 
 fn forward(step: &mut Step, holder: Address, mut event: SourceEvent) {
     event.routing_key = holder.routing_key.clone();
-    step.send(holder, Body::Source(event));
+    step.send(holder, Body::Source(event.into()));
 }
 
 fn claim(step: &mut Step, record: Address, movable: bool) -> Result<(), StepError> {

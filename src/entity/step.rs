@@ -10,6 +10,7 @@ use crate::model::{
 use crate::rules::Bundle;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use smol_str::SmolStr;
 use std::borrow::Cow;
 
 /// An event with the time at which it is handled.
@@ -24,10 +25,10 @@ pub struct Stamped {
 pub trait Rows {
     fn get(&self, row: &str) -> Option<Cow<'_, [u8]>>;
     /// Rows whose name begins with `prefix`, in order of their names, at most `limit`.
-    fn scan(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)>;
+    fn scan(&self, prefix: &str, limit: usize) -> Vec<(SmolStr, Cow<'_, [u8]>)>;
 
     /// As `scan`, from behind the row `after` on.
-    fn scan_after(&self, prefix: &str, after: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
+    fn scan_after(&self, prefix: &str, after: &str, limit: usize) -> Vec<(SmolStr, Cow<'_, [u8]>)> {
         let rows = self.scan(prefix, usize::MAX).into_iter();
         rows.filter(|(name, _)| name.as_str() > after).take(limit).collect()
     }
@@ -37,11 +38,11 @@ pub trait Rows {
 #[derive(Debug, Default, PartialEq)]
 pub struct Transition {
     /// Rows by name; None deletes.
-    pub writes: Vec<(String, Option<Vec<u8>>)>,
+    pub writes: Vec<(SmolStr, Option<Vec<u8>>)>,
     /// In the order in which they were decided.
     pub effects: Vec<Effect>,
     /// Account rows among the writes, and whether something about each is open: a deprovision's clock, a dead letter.
-    pub accounts: Vec<(String, bool)>,
+    pub accounts: Vec<(SmolStr, bool)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -53,11 +54,11 @@ pub enum Effect {
     Emit(Emission),
     /// One timer a name: setting it again moves it.
     SetTimer {
-        name: String,
+        name: SmolStr,
         due: Timestamp,
     },
     ClearTimer {
-        name: String,
+        name: SmolStr,
     },
 }
 
@@ -120,7 +121,7 @@ impl<'a> Step<'a> {
     }
 
     /// As it was before this step.
-    pub fn scan<T: DeserializeOwned>(&self, prefix: &str, limit: usize) -> Result<Vec<(String, T)>, StepError> {
+    pub fn scan<T: DeserializeOwned>(&self, prefix: &str, limit: usize) -> Result<Vec<(SmolStr, T)>, StepError> {
         self.rows
             .scan(prefix, limit)
             .into_iter()
@@ -134,7 +135,7 @@ impl<'a> Step<'a> {
         prefix: &str,
         after: &str,
         limit: usize,
-    ) -> Result<Vec<(String, T)>, StepError> {
+    ) -> Result<Vec<(SmolStr, T)>, StepError> {
         let rows = self.rows.scan_after(prefix, after, limit).into_iter();
         rows.map(|(name, bytes)| decode(&name, &bytes).map(|row| (name, row))).collect()
     }
@@ -144,7 +145,7 @@ impl<'a> Step<'a> {
         self.done.effects.len() + MOST_EFFECTS_A_TARGET >= MAX_EFFECTS
     }
 
-    pub fn put<T: Serialize>(&mut self, row: impl Into<String>, value: &T) {
+    pub fn put<T: Serialize>(&mut self, row: impl Into<SmolStr>, value: &T) {
         self.write(row.into(), Some(envelope::seal(value)));
     }
 
@@ -154,11 +155,11 @@ impl<'a> Step<'a> {
         self.done.accounts.push((row, account.is_open()));
     }
 
-    pub fn delete(&mut self, row: impl Into<String>) {
+    pub fn delete(&mut self, row: impl Into<SmolStr>) {
         self.write(row.into(), None);
     }
 
-    fn write(&mut self, row: String, value: Option<Vec<u8>>) {
+    fn write(&mut self, row: SmolStr, value: Option<Vec<u8>>) {
         match self.done.writes.iter_mut().find(|(name, _)| *name == row) {
             Some(written) => written.1 = value,
             None => self.done.writes.push((row, value)),
@@ -173,11 +174,11 @@ impl<'a> Step<'a> {
         self.done.effects.push(Effect::Emit(emission));
     }
 
-    pub fn set_timer(&mut self, name: impl Into<String>, due: Timestamp) {
+    pub fn set_timer(&mut self, name: impl Into<SmolStr>, due: Timestamp) {
         self.done.effects.push(Effect::SetTimer { name: name.into(), due });
     }
 
-    pub fn clear_timer(&mut self, name: impl Into<String>) {
+    pub fn clear_timer(&mut self, name: impl Into<SmolStr>) {
         self.done.effects.push(Effect::ClearTimer { name: name.into() });
     }
 

@@ -14,6 +14,7 @@ use crate::model::{
     TargetName, Timestamp, Value,
 };
 use crate::rules::{Phase, SourceFile};
+use smol_str::SmolStr;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -76,12 +77,11 @@ impl Rows for TownRows<'_> {
         self.0.get(&[self.1.as_slice(), row.as_bytes()].concat()).map(|value| value.as_slice().into())
     }
 
-    fn scan(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
+    fn scan(&self, prefix: &str, limit: usize) -> Vec<(SmolStr, Cow<'_, [u8]>)> {
         let prefix = [self.1.as_slice(), prefix.as_bytes()].concat();
         let rows = self.0.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
-        rows.take(limit)
-            .map(|(key, value)| (String::from_utf8(key[self.1.len()..].to_vec()).unwrap(), value.clone()))
-            .collect()
+        let name = |key: &[u8]| std::str::from_utf8(&key[self.1.len()..]).unwrap().into();
+        rows.take(limit).map(|(key, value)| (name(key), value.as_slice().into())).collect()
     }
 }
 
@@ -128,10 +128,10 @@ impl Town {
                 match effect {
                     Effect::Send { to, body } => queue.push_back(Message { to, body, cause: cause.clone() }),
                     Effect::SetTimer { name, due } => {
-                        self.timers.insert((to.clone(), name), due);
+                        self.timers.insert((to.clone(), name.to_string()), due);
                     }
                     Effect::ClearTimer { name } => {
-                        self.timers.remove(&(to.clone(), name));
+                        self.timers.remove(&(to.clone(), name.to_string()));
                     }
                     Effect::Emit(Emission::Command(command)) => self.commands.push(*command),
                     Effect::Emit(Emission::Decision(decision)) => {
@@ -159,7 +159,7 @@ impl Town {
         let to = Address::route("acme".into(), source.into(), record.into());
         let event = self.removal(source, record, order);
         let cause = Cause::from(&event);
-        self.deliver(Message { to, body: Body::Source(event), cause });
+        self.deliver(Message { to, body: Body::Source(event.into()), cause });
     }
 
     fn removal(&self, source: &str, record: &str, order: Option<i64>) -> SourceEvent {
@@ -210,7 +210,7 @@ impl Town {
             event.record.clone(),
         );
         let cause = Cause::from(&event);
-        self.deliver(Message { to, body: Body::Source(event), cause });
+        self.deliver(Message { to, body: Body::Source(event.into()), cause });
     }
 
     fn hire(&mut self, number: &str, department: &str) {
@@ -269,7 +269,7 @@ impl Town {
         };
         let to = Address::identity(command.routing_key.clone(), command.tenant.clone(), command.identity.clone());
         let cause = Cause::own("result".to_owned(), command.cause.time);
-        self.deliver(Message { to, body: Body::Result(result), cause });
+        self.deliver(Message { to, body: Body::Result(result.into()), cause });
     }
 
     fn verify_all(&mut self) {
@@ -282,7 +282,7 @@ impl Town {
         let operation =
             Operation { id: "op".to_owned(), tenant: "acme".into(), actor: "cli".to_owned(), at: self.now, action };
         let cause = Cause::own("operation:op".to_owned(), self.now);
-        self.deliver(Message { to, body: Body::Operation(operation), cause });
+        self.deliver(Message { to, body: Body::Operation(operation.into()), cause });
     }
 
     /// Commands since the last look: `create directory 1`.

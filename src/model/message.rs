@@ -9,6 +9,7 @@ use super::time::Timestamp;
 use super::value::Attributes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 
 /// One value of the inbox topic.
 #[expect(clippy::large_enum_variant, reason = "nearly all of them are messages")]
@@ -77,11 +78,11 @@ pub enum EntityKey {
     },
 }
 
-/// What a message says.
+/// What a message says. What is large lies beside it: messages go through many hands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Body {
     // to a Record
-    Source(SourceEvent),
+    Source(Arc<SourceEvent>),
     /// An Index's answer to a `Find`: who holds the value now. `epoch` is the asker's.
     Holders {
         attribute: String,
@@ -138,13 +139,13 @@ pub enum Body {
         epoch: u64,
         answer: PermitAnswer,
     },
-    Result(ResultEvent),
+    Result(Box<ResultEvent>),
     /// Decide again: the rules have changed.
     Reevaluate,
 
     // to the Guard
     PermitRequest {
-        asker: Address,
+        asker: Box<Address>,
         target: TargetName,
         account: AccountId,
         /// The source whose event removes the access: the Guard counts by it.
@@ -158,7 +159,7 @@ pub enum Body {
     },
 
     // to a Guard or an Identity
-    Operation(Operation),
+    Operation(Box<Operation>),
     // to any entity, from its own timers; never through the inbox
     Timer {
         name: String,
@@ -375,7 +376,7 @@ mod tests {
         let place = || (target.clone(), account.clone(), IdentityId::from("i"), RoutingKey::from("acme/1"));
         let operation = |action| {
             let (id, tenant, actor) = ("o".to_owned(), "acme".into(), "cli".to_owned());
-            Body::Operation(Operation { id, tenant, actor, at: Timestamp(1), action })
+            Body::Operation(Operation { id, tenant, actor, at: Timestamp(1), action }.into())
         };
         let ((t, a, i, r), (t2, a2, i2, r2)) = (place(), place());
         let bodies = [

@@ -27,4 +27,4 @@ pub use operation::{Action, Operation};
 pub use report::{Alert, AlertKind, AlertState, DeadLetter, Decision, DecisionKind, ErrorClass, Outcome, ResultEvent};
 pub use time::Timestamp;
 pub use value::{Attributes, Value};
-pub use wire::{Incoming, Outgoing};
+pub use wire::{Headers, Incoming, Outgoing};

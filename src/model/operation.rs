@@ -67,7 +67,7 @@ mod tests {
                 Operation { id: "o".into(), tenant: "acme".into(), actor: "cli".into(), at: Timestamp(1), action };
             let to = Address::guard("acme".into());
             let cause = Cause::own("operation:o".to_owned(), Timestamp(1));
-            let record = InboxRecord::Message(Message { to, body: Body::Operation(operation), cause });
+            let record = InboxRecord::Message(Message { to, body: Body::Operation(operation.into()), cause });
             assert_eq!(open::<InboxRecord>(&seal(&record)), Ok(record));
         }
     }

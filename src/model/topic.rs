@@ -14,7 +14,7 @@ impl TopicNames {
     }
 
     fn named(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
+        [&self.prefix, name].concat()
     }
 
     pub fn inbox(&self) -> String {
@@ -62,7 +62,7 @@ impl TopicNames {
     }
 
     pub fn commands(&self, target: &TargetName) -> String {
-        self.named(&format!("commands.{target}"))
+        [&self.prefix, "commands.", target.as_str()].concat()
     }
 
     /// Changelog of a target's lanes: partition p belongs to partition p of its commands.

@@ -1,6 +1,11 @@
 //! Records of a topic, as they are written and as they are read: the bus carries them, the codec looks inside.
 
 use super::time::Timestamp;
+use bytes::Bytes;
+use smol_str::SmolStr;
+
+/// By name; one name may stand several times. Nearly all are short or constant: they take no allocation.
+pub type Headers = Vec<(SmolStr, Bytes)>;
 
 /// A record to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,8 +15,8 @@ pub struct Outgoing {
     pub partition: Option<u32>,
     pub key: Option<Vec<u8>>,
     /// None is a tombstone.
-    pub value: Option<Vec<u8>>,
-    pub headers: Vec<(String, Vec<u8>)>,
+    pub value: Option<Bytes>,
+    pub headers: Headers,
 }
 
 /// A record that was read.
@@ -23,6 +28,6 @@ pub struct Incoming {
     /// The broker's or the sender's, as the topic is set.
     pub timestamp: Timestamp,
     pub key: Option<Vec<u8>>,
-    pub value: Option<Vec<u8>>,
-    pub headers: Vec<(String, Vec<u8>)>,
+    pub value: Option<Bytes>,
+    pub headers: Headers,
 }

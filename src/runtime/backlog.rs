@@ -122,7 +122,8 @@ mod tests {
 
         fn lay(&self, topic: &str) {
             let (topic, value) = (topic.to_owned(), Some(b"event".to_vec()));
-            let record = Outgoing { topic, partition: Some(0), key: None, value, headers: Vec::new() };
+            let record =
+                Outgoing { topic, partition: Some(0), key: None, value: value.map(Into::into), headers: Vec::new() };
             self.bus.append(vec![record]).unwrap();
         }
 

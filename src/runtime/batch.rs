@@ -7,11 +7,12 @@ use crate::entity::pack::{Pack, PackError, Sealer};
 use crate::entity::{Rows, key};
 use crate::model::{Address, EntityKey, RoutingKey, Timestamp};
 use crate::store::{DueTimer, Store, StoreError, Write};
+use bytes::Bytes;
 use quick_cache::Weighter;
+use smol_str::SmolStr;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 /// What a cached pack costs beside its bytes and its key: the entry, two allocations.
 const ENTRY_BYTES: usize = 96;
@@ -28,26 +29,26 @@ struct Row {
 #[derive(Debug, Default)]
 pub struct Written {
     /// Packs that the batch has to do with, changed or not.
-    packs: HashMap<RoutingKey, Pack>,
+    packs: HashMap<RoutingKey, Pack, foldhash::fast::RandomState>,
     /// Rows beside them.
     rows: BTreeMap<Vec<u8>, Row>,
 }
 
 /// Packs as they were committed last; None: there is none. Bounded in bytes.
-pub struct Cache(quick_cache::unsync::Cache<RoutingKey, Option<Arc<[u8]>>, Bytes>);
+pub struct Cache(quick_cache::unsync::Cache<RoutingKey, Option<Bytes>, Weight>);
 
 #[derive(Clone)]
-struct Bytes;
+struct Weight;
 
-impl Weighter<RoutingKey, Option<Arc<[u8]>>> for Bytes {
-    fn weight(&self, key: &RoutingKey, pack: &Option<Arc<[u8]>>) -> u64 {
+impl Weighter<RoutingKey, Option<Bytes>> for Weight {
+    fn weight(&self, key: &RoutingKey, pack: &Option<Bytes>) -> u64 {
         (key.as_str().len() + pack.as_ref().map_or(0, |pack| pack.len()) + ENTRY_BYTES) as u64
     }
 }
 
 impl Cache {
     pub fn new(bytes: usize) -> Self {
-        Self(quick_cache::unsync::Cache::with_weighter(bytes / TYPICAL_PACK_BYTES + 1, bytes as u64, Bytes))
+        Self(quick_cache::unsync::Cache::with_weighter(bytes / TYPICAL_PACK_BYTES + 1, bytes as u64, Weight))
     }
 
     /// What is too much is dropped.
@@ -81,7 +82,7 @@ impl Written {
             let bytes = match cache.0.get(&of.routing_key) {
                 Some(bytes) => bytes.clone(),
                 None => {
-                    let bytes: Option<Arc<[u8]>> = store.get(&key::pack(&of.routing_key))?.map(Into::into);
+                    let bytes: Option<Bytes> = store.get(&key::pack(&of.routing_key))?.map(Into::into);
                     cache.0.insert(of.routing_key.clone(), bytes.clone());
                     bytes
                 }
@@ -198,11 +199,12 @@ impl Written {
     pub fn seal(self) -> Sealed {
         let packs = self.packs.into_iter().filter(|(_, pack)| pack.is_changed());
         let mut sealer = Sealer::default();
-        let packs = packs.map(|(of, pack)| (of, pack.seal_with(&mut sealer)));
-        let mut packs: Vec<(RoutingKey, Option<Vec<u8>>)> = packs.collect();
+        let packs = packs.map(|(of, pack)| (of, pack.seal_with(&mut sealer).map(Bytes::from)));
+        let mut packs: Vec<(RoutingKey, Option<Bytes>)> = packs.collect();
         // The same batch gives the same records in the same order.
         packs.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let beside = self.rows.into_iter().map(|(key, row)| Write { key, value: row.value, timer: row.timer });
+        let beside =
+            self.rows.into_iter().map(|(key, row)| Write { key, value: row.value.map(Into::into), timer: row.timer });
         let beside: Vec<Write> = beside.collect();
         let packed = packs.iter().map(|(of, value)| Write { key: key::pack(of), value: value.clone(), timer: None });
         Sealed {
@@ -225,7 +227,7 @@ impl Sealed {
     pub fn refresh(&self, cache: &mut Cache) {
         let packed = self.writes[self.writes.len() - self.packs.len()..].iter();
         for (of, write) in self.packs.iter().zip(packed) {
-            cache.0.insert(of.clone(), write.value.as_deref().map(Into::into));
+            cache.0.insert(of.clone(), write.value.clone());
         }
     }
 }
@@ -312,10 +314,10 @@ impl Rows for View<'_> {
         }
     }
 
-    fn scan(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
+    fn scan(&self, prefix: &str, limit: usize) -> Vec<(SmolStr, Cow<'_, [u8]>)> {
         if let Some(pack) = self.pack.filter(|_| !prefix.starts_with('~')) {
             let rows = pack.scan(&self.entity, prefix).take(limit);
-            return rows.map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
+            return rows.map(|(name, value)| (name.into(), Cow::Borrowed(value))).collect();
         }
         let prefix = key::beside(&self.entity, prefix);
         let mine = self.entity.len();
@@ -333,7 +335,7 @@ impl Rows for View<'_> {
         }
         rows.into_iter()
             .take(limit)
-            .map(|(key, value)| (String::from_utf8_lossy(&key[mine..]).into_owned(), value))
+            .map(|(key, value)| (SmolStr::from(String::from_utf8_lossy(&key[mine..])), Cow::Owned(value)))
             .collect()
     }
 }

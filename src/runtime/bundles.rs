@@ -7,6 +7,7 @@ use crate::bus::{Bus, BusError, Outgoing};
 use crate::model::topic::TopicNames;
 use crate::model::{BundleHash, InboxRecord, envelope};
 use crate::rules::{Bundle, SourceFile};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,7 +54,7 @@ impl BundleStore {
             topic: self.topics.bundles(),
             partition: Some(0),
             key: Some(key.to_vec()),
-            value: Some(value),
+            value: Some(value.into()),
             headers: Vec::new(),
         };
         let switch = envelope::seal(&InboxRecord::Switch { bundle: own.hash().clone() });
@@ -62,7 +63,7 @@ impl BundleStore {
             topic: self.topics.inbox(),
             partition: Some(partition),
             key: None,
-            value: Some(switch.clone()),
+            value: Some(switch.clone().into()),
             headers: Vec::new(),
         }));
         self.bus.append(records)?;
@@ -105,7 +106,7 @@ impl BundleStore {
     }
 
     /// The topic by key; it is small: one record a bundle that was ever current, compacted.
-    fn stored(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, BusError> {
+    fn stored(&self) -> Result<BTreeMap<Vec<u8>, Bytes>, BusError> {
         let topic = self.topics.bundles();
         let end = self.bus.ends(&topic, 0)?;
         let mut reader = self.bus.reader()?;

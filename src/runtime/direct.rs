@@ -157,7 +157,7 @@ impl Direct {
                 topic: self.inbox.clone(),
                 partition: Some(*partition),
                 key: None,
-                value: Some(envelope::seal(&InboxRecord::Mark)),
+                value: Some(envelope::seal(&InboxRecord::Mark).into()),
                 headers: Vec::new(),
             });
         }
@@ -233,7 +233,8 @@ mod tests {
 
         fn lay(&self, topic: &str, value: Vec<u8>) {
             let topic = topic.to_owned();
-            let record = Outgoing { topic, partition: Some(0), key: None, value: Some(value), headers: Vec::new() };
+            let record =
+                Outgoing { topic, partition: Some(0), key: None, value: Some(value.into()), headers: Vec::new() };
             self.bus.append(vec![record]).unwrap();
         }
 

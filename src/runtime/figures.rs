@@ -191,7 +191,7 @@ mod tests {
         change(&mut row);
         let of = EntityKey::Identity { tenant: "acme".into(), identity: person.into() };
         let key = key::open(&key::entity(&of), &AccountRow::row(&target.into()));
-        Write { key, value: row.is_open().then(|| envelope::seal(&row)), timer: None }
+        Write { key, value: row.is_open().then(|| envelope::seal(&row).into()), timer: None }
     }
 
     fn clock(effective: i64) -> Option<Clock> {
@@ -203,7 +203,7 @@ mod tests {
         let held = if count == 0 { BTreeMap::new() } else { BTreeMap::from([("wiki".into(), count)]) };
         let head = GuardHead { held, ..GuardHead::default() };
         let key = key::row(&EntityKey::Guard { tenant: "acme".into() }, key::HEAD);
-        Write { key, value: Some(envelope::seal(&head)), timer: None }
+        Write { key, value: Some(envelope::seal(&head).into()), timer: None }
     }
 
     fn shows(metrics: &Metrics, lines: &[&str]) {
@@ -221,8 +221,8 @@ mod tests {
             account("wiki", "b", |row| (row.clock, row.dead) = (clock(1_000), true)),
             account("wiki", "c", |_| ()),
             holds(7),
-            Write { key: key::row(&index, key::QUARANTINE), value: Some(b"of any release".to_vec()), timer: None },
-            Write { key: key::row(&index, "~t/~retry"), value: Some(vec![0; 8]), timer: Some(Timestamp(1)) },
+            Write { key: key::row(&index, key::QUARANTINE), value: Some("of any release".into()), timer: None },
+            Write { key: key::row(&index, "~t/~retry"), value: Some(vec![0; 8].into()), timer: Some(Timestamp(1)) },
         ]
     }
 

@@ -7,6 +7,7 @@ use crate::model::{
     Attributes, Body, Cause, Command, InboxRecord, Message, RecordChange, Universe, Value, seal_message,
 };
 use std::collections::BTreeSet;
+use std::fmt;
 
 /// Of a record's limit, what is kept for its key, headers and framing, and for the ids (512 bytes each) that the next hop adds.
 const ROOM_BYTES: usize = 16 << 10;
@@ -49,17 +50,17 @@ fn most_of_command(record_bytes: usize) -> usize {
 pub fn check(transition: &Transition, cause: &Cause, record_bytes: usize) -> Result<(), String> {
     let most = most_of_row(record_bytes);
     for value in transition.writes.iter().filter_map(|(_, value)| value.as_ref()) {
-        within("a row of its state", value.len(), most)?;
+        within(format_args!("a row of its state"), value.len(), most)?;
     }
     for effect in &transition.effects {
         match effect {
             Effect::Send { to, body } if weight(body) > LIGHT_BYTES => {
                 let message = Message { to: to.clone(), body: body.clone(), cause: cause.clone() };
-                within("a message", envelope::seal(&InboxRecord::Message(message)).len(), most)?;
+                within(format_args!("a message"), envelope::seal(&InboxRecord::Message(message)).len(), most)?;
             }
             Effect::Emit(Emission::Command(command)) => {
-                let what = format!("the command for target {}", command.target);
-                within(&what, command_bytes(command), most_of_command(record_bytes))?;
+                let what = format_args!("the command for target {}", command.target);
+                within(what, command_bytes(command), most_of_command(record_bytes))?;
             }
             Effect::Send { .. } | Effect::Emit(_) | Effect::SetTimer { .. } | Effect::ClearTimer { .. } => {}
         }
@@ -67,7 +68,7 @@ pub fn check(transition: &Transition, cause: &Cause, record_bytes: usize) -> Res
     Ok(())
 }
 
-fn within(what: &str, bytes: usize, most: usize) -> Result<(), String> {
+fn within(what: fmt::Arguments<'_>, bytes: usize, most: usize) -> Result<(), String> {
     if bytes <= most {
         return Ok(());
     }
@@ -133,6 +134,7 @@ mod tests {
         AccountId, Address, Desired, Entitlements, Generation, IdentityId, Intent, Op, RecordId, RoutingKey,
         SourceName, TargetName, TenantId, Timestamp,
     };
+    use smol_str::SmolStr;
 
     const LIMIT: usize = 1_048_588;
 
@@ -181,14 +183,14 @@ mod tests {
         Effect::Send { to, body }
     }
 
-    fn checked(writes: Vec<(String, Option<Vec<u8>>)>, effects: Vec<Effect>) -> Result<(), String> {
+    fn checked(writes: Vec<(SmolStr, Option<Vec<u8>>)>, effects: Vec<Effect>) -> Result<(), String> {
         check(&Transition { writes, effects, ..Transition::default() }, &Cause::own("e".into(), Timestamp(0)), LIMIT)
     }
 
     #[test]
     fn what_fits_passes_and_what_does_not_is_named_with_its_size() {
         let text = |bytes: usize| attributes(Value::text("a".repeat(bytes)));
-        let row = |bytes: usize| vec![("head".to_owned(), Some(vec![0; bytes])), ("gone".to_owned(), None)];
+        let row = |bytes: usize| vec![("head".into(), Some(vec![0; bytes])), ("gone".into(), None)];
         assert_eq!(checked(row(LIMIT - ROOM_BYTES), vec![command(text(500_000), 10), send(text(1_000_000))]), Ok(()));
         let cases = [
             (checked(row(LIMIT - ROOM_BYTES + 1), Vec::new()), "a row of its state would have 1032205 bytes"),

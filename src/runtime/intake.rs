@@ -99,13 +99,13 @@ impl Intake {
         match self.codecs.sources.decode(rules, record) {
             Ok(Decoded::Event(event)) => {
                 metrics.source_events_total.of([name, "taken"]).inc();
-                Ok(Taken::Message(Box::new(event_message(*event))))
+                Ok(Taken::Message(Box::new(event_message(event))))
             }
             Ok(Decoded::Unrouted(event)) => {
                 metrics.source_events_total.of([name, "taken"]).inc();
                 let to = Address::route(event.tenant.clone(), event.source.clone(), event.record.clone());
                 let cause = Cause::from(&*event);
-                Ok(Taken::Message(Box::new(Message { to, body: Body::Source(*event), cause })))
+                Ok(Taken::Message(Box::new(Message { to, body: Body::Source(event), cause })))
             }
             Ok(Decoded::Ignored) => {
                 metrics.source_events_total.of([name, "ignored"]).inc();
@@ -165,10 +165,10 @@ impl Intake {
     }
 }
 
-fn event_message(event: SourceEvent) -> Message {
+fn event_message(event: Arc<SourceEvent>) -> Message {
     let to =
         Address::record(event.routing_key.clone(), event.tenant.clone(), event.source.clone(), event.record.clone());
-    let cause = Cause::from(&event);
+    let cause = Cause::from(&*event);
     Message { to, body: Body::Source(event), cause }
 }
 
@@ -177,7 +177,7 @@ fn result_message(result: ResultEvent) -> Message {
     let mut cause =
         Cause::own(format!("result:{}", result.account.idempotency_key(result.generation)), result.source_time);
     cause.traceparent = result.traceparent.clone();
-    Message { to, body: Body::Result(result), cause }
+    Message { to, body: Body::Result(result.into()), cause }
 }
 
 fn operation_message(operation: Operation) -> Message {
@@ -191,5 +191,5 @@ fn operation_message(operation: Operation) -> Message {
         }
     };
     let cause = Cause::own(format!("operation:{}", operation.id), operation.at);
-    Message { to, body: Body::Operation(operation), cause }
+    Message { to, body: Body::Operation(operation.into()), cause }
 }

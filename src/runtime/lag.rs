@@ -139,7 +139,7 @@ mod tests {
             topic: "t".into(),
             partition: Some(partition),
             key: None,
-            value: Some(b"x".to_vec()),
+            value: Some("x".into()),
             headers: Vec::new(),
         };
         bus.append(vec![record(0), record(0), record(0), record(1)]).unwrap();
@@ -170,7 +170,7 @@ mod tests {
             topic: "t".into(),
             partition: Some(0),
             key: None,
-            value: Some(b"x".to_vec()),
+            value: Some("x".into()),
             headers: Vec::new(),
         };
         let (metrics, positions) = (Arc::new(Metrics::new()), Arc::new(Positions::default()));

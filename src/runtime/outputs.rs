@@ -66,7 +66,7 @@ impl Publisher {
             topic: settings.topics.inbox(),
             partition: Some(routing_key.partition(settings.inbox_partitions).0),
             key: Some(routing_key.0.as_bytes().to_vec()),
-            value: Some(seal_message(message)),
+            value: Some(seal_message(message).into()),
             headers: Vec::new(),
         }
     }
@@ -193,7 +193,7 @@ impl Publisher {
                 topic,
                 partition: None,
                 key: Some(key.into_bytes()),
-                value: Some(encoded.value),
+                value: Some(encoded.value.into()),
                 headers: encoded.headers,
             }),
             Err(error) => Err(OutputError::Codec { topic, error }),
@@ -239,11 +239,11 @@ fn undeliverable(settings: &ProcessorSettings, message: Undeliverable) -> Outgoi
         topic: settings.topics.source_dead_letters(),
         partition: None,
         key: Some(message.to.routing_key.as_str().as_bytes().to_vec()),
-        value: Some(message.record),
+        value: Some(message.record.into()),
         headers: vec![
-            ("lockstep_topic".to_owned(), settings.topics.inbox().into_bytes()),
-            ("lockstep_reason".to_owned(), message.why.as_str().as_bytes().to_vec()),
-            ("lockstep_detail".to_owned(), source::short(&message.detail).into()),
+            ("lockstep_topic".into(), settings.topics.inbox().into()),
+            ("lockstep_reason".into(), message.why.as_str().into()),
+            ("lockstep_detail".into(), source::short(&message.detail).to_owned().into()),
         ],
     }
 }

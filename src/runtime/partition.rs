@@ -303,7 +303,7 @@ impl Partition {
             }
             if name == RETRY_TIMER {
                 let sends = self.retry(&to, emitted)?;
-                self.deliver_all(sends.into(), emitted)?;
+                self.deliver_all(sends, 0, emitted)?;
                 continue;
             }
             let cause = Cause::own(format!("timer:{name}"), timer.due);
@@ -347,24 +347,31 @@ impl Partition {
 
     /// Delivers a message, and in the same transaction all that it leads to within this partition.
     pub fn deliver(&mut self, message: Message, emitted: &mut Emitted) -> Result<(), StoreError> {
-        self.deliver_all(VecDeque::from([message]), emitted)
+        let sends = self.handle(message, emitted)?;
+        self.deliver_all(sends, 1, emitted)
     }
 
-    /// In order; none of them counts as delivered yet.
-    fn deliver_all(&mut self, mut queue: VecDeque<Message>, emitted: &mut Emitted) -> Result<(), StoreError> {
-        let mut delivered = 0;
-        while let Some(message) = queue.pop_front() {
-            delivered += 1;
+    /// What was sent after so many deliveries, in order, and what follows from it.
+    fn deliver_all(
+        &mut self,
+        mut sends: Vec<Message>,
+        mut delivered: usize,
+        emitted: &mut Emitted,
+    ) -> Result<(), StoreError> {
+        let mut queue = VecDeque::new();
+        loop {
             let local = delivered < MAX_LOCAL_DELIVERIES && !self.through_inbox;
-            for message in self.handle(message, emitted)? {
+            for message in sends {
                 if local && message.to.routing_key.partition(self.count) == self.id && !is_continue(&message) {
                     queue.push_back(message);
                 } else {
                     emitted.sends.push(message);
                 }
             }
+            let Some(message) = queue.pop_front() else { return Ok(()) };
+            delivered += 1;
+            sends = self.handle(message, emitted)?;
         }
-        Ok(())
     }
 
     /// One step of one entity; what it sends comes back.
@@ -444,9 +451,9 @@ impl Partition {
             match effect {
                 Effect::Send { to, body } => sends.push(Message { to, body, cause: cause.clone() }),
                 Effect::Emit(emission) => emitted.emissions.push(emission),
-                Effect::SetTimer { name, due } => self.written.set_timer(of, &format!("{}{name}", key::TIMER), due),
+                Effect::SetTimer { name, due } => self.written.set_timer(of, &key::timer(&name), due),
                 Effect::ClearTimer { name } => {
-                    self.written.clear_timer(self.store.as_ref(), of, &format!("{}{name}", key::TIMER))?;
+                    self.written.clear_timer(self.store.as_ref(), of, &key::timer(&name))?;
                 }
             }
         }

@@ -22,6 +22,7 @@ use crate::model::{InboxRecord, PartitionId};
 use crate::rules::Bundle;
 use crate::store::{StoreError, Stores};
 use crate::telemetry::Metrics;
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -376,7 +377,7 @@ impl Processor {
                     }
                 }
                 Opened::Taken(Taken::Message(message)) => {
-                    let came_bytes = record.value.as_ref().map_or(0, Vec::len);
+                    let came_bytes = record.value.as_ref().map_or(0, Bytes::len);
                     if let Some(bytes) = fit::excess(&message, came_bytes, self.settings.record_bytes) {
                         let most = fit::most_of_event(self.settings.record_bytes);
                         outputs.extend(self.intake.too_large(&record, bytes, most, &self.metrics));

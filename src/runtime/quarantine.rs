@@ -17,6 +17,7 @@ use crate::model::{
 use crate::store::StoreError;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use smol_str::SmolStr;
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -127,9 +128,10 @@ impl Partition {
 
     fn mark_anew(&mut self, of: &Address, error: &EnvelopeError) -> Result<Quarantined, StoreError> {
         let limit = usize::try_from(MAX_WAITING).expect("a few thousand") + 1;
-        let waiting = self.look(&of.entity, |view| view.scan(key::WAITING, limit))?;
-        let number = |row: Option<&(String, Vec<u8>)>| {
-            row.and_then(|(name, _)| u64::from_str_radix(name.trim_start_matches(key::WAITING), 16).ok())
+        let names = |view: &View| view.scan(key::WAITING, limit).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let waiting = self.look(&of.entity, names)?;
+        let number = |row: Option<&SmolStr>| {
+            row.and_then(|name| u64::from_str_radix(name.trim_start_matches(key::WAITING), 16).ok())
         };
         let marked = Quarantined {
             to: of.clone(),
@@ -146,7 +148,7 @@ impl Partition {
 
     /// The runtime's own timer: the entity's rows, which may be what can't be read, are left alone.
     fn set_retry(&mut self, of: &Address, due: Timestamp) {
-        self.written.put_timer(of, &format!("{}{RETRY_TIMER}", key::TIMER), due);
+        self.written.put_timer(of, &key::timer(RETRY_TIMER), due);
     }
 
     fn mark(&mut self, marked: &Quarantined) {
@@ -222,13 +224,14 @@ impl Partition {
         let row = key::row(&to.entity, key::QUARANTINE);
         self.aside.remove(&row);
         self.written.put(row, None);
-        self.written.put(key::row(&to.entity, &format!("{}{RETRY_TIMER}", key::TIMER)), None);
+        self.written.put(key::row(&to.entity, &key::timer(RETRY_TIMER)), None);
         tracing::info!(entity = %to.entity, "out of quarantine");
         self.alert(to, "it takes events again", marked.since, AlertState::Resolved, emitted);
     }
 
-    fn first_waiting(&self, of: &Address) -> Result<Option<(String, Vec<u8>)>, StoreError> {
-        Ok(self.look(&of.entity, |view| view.scan(key::WAITING, 1))?.into_iter().next())
+    fn first_waiting(&self, of: &Address) -> Result<Option<(SmolStr, Vec<u8>)>, StoreError> {
+        let first = |view: &View| view.scan(key::WAITING, 1).pop().map(|(row, record)| (row, record.into_owned()));
+        self.look(&of.entity, first)
     }
 
     /// A waiting message, or why it can't be one: it stays where it is, for the release that wrote it.

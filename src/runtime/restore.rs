@@ -10,6 +10,7 @@ use super::batch::timer_of;
 use crate::bus::{Bus, BusError, Ends, Reader};
 use crate::model::Timestamp;
 use crate::store::{Store, StoreError, Write};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -83,7 +84,7 @@ impl Behind {
         if !self.rebuild {
             return self.store.apply(&writes, position);
         }
-        let bytes = |write: &Write| write.key.len() + write.value.as_ref().map_or(0, Vec::len);
+        let bytes = |write: &Write| write.key.len() + write.value.as_ref().map_or(0, Bytes::len);
         self.bytes += writes.iter().map(bytes).sum::<usize>();
         self.gathered.extend(writes);
         Ok(())
@@ -279,7 +280,7 @@ mod tests {
             topic: "changelog".into(),
             partition: Some(partition),
             key: Some(key.into()),
-            value: value.map(Into::into),
+            value: value.map(|value| value.to_owned().into()),
             headers: Vec::new(),
         };
         bus.append(vec![record]).unwrap();
@@ -329,7 +330,7 @@ mod tests {
         let bus = changelog();
         put(&bus, 0, "a", Some("1"));
         put(&bus, 0, "b", Some("1"));
-        let row = |key: &str| Write { key: key.into(), value: Some(b"0".to_vec()), timer: None };
+        let row = |key: &str| Write { key: key.into(), value: Some("0".into()), timer: None };
         let stale = i64::try_from(STALE_AFTER.as_millis()).unwrap();
         // What the store holds, its position, when it was current; and what a restore at `now` must leave.
         let now = Timestamp(10 * stale);

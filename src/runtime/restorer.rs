@@ -329,7 +329,7 @@ mod tests {
                     topic: "changelog".into(),
                     partition: Some(partition),
                     key: Some(format!("{n:05}").into_bytes()),
-                    value: Some(b"v".to_vec()),
+                    value: Some("v".into()),
                     headers: Vec::new(),
                 };
                 bus.append((0..*count).map(record).collect()).unwrap();

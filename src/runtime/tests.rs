@@ -1,15 +1,21 @@
 //! The processor's loop on an embedded bus in memory, turn by turn.
 
+use super::partition::{Emitted, Partition};
 use super::{Codecs, Processor, ProcessorSettings, Publisher, RestoreSettings};
 use crate::bus::embedded::{Clock as _, EmbeddedBus, VirtualClock};
 use crate::bus::topics::{self, Wishes};
 use crate::bus::{BatchLimit, Bus, Membership, Outgoing, Poll, Session};
 use crate::codec::public::PublicCodec;
 use crate::codec::source::SourceDecoder;
+use crate::entity::Emission;
 use crate::model::topic::TopicNames;
-use crate::model::{Command, Timestamp};
+use crate::model::{
+    Address, Attributes, Body, Cause, Command, IdentityId, Message, RecordId, RoutingKey, SourceName, TenantId,
+    Timestamp, Value,
+};
 use crate::rules::{Bundle, SourceFile};
 use crate::store::memory::MemoryStores;
+use crate::store::{StoreError, Stores};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +57,57 @@ pub(super) fn member_at(now: Timestamp) -> (Arc<dyn Bus>, TopicNames, Box<dyn Se
     let mut session = bus.join(&membership).unwrap();
     while !matches!(session.poll(BatchLimit::new(9, 999), Duration::ZERO).unwrap(), Poll::Assigned(_)) {}
     (bus, names, session)
+}
+
+/// A leaver's identity was set aside and is tried again by its timer. What it asks the Guard, which lives in another partition, is
+/// for that one to answer.
+#[test]
+fn what_a_released_entity_sends_goes_to_the_partition_that_it_is_for() {
+    const PARTITIONS: u32 = 64;
+    const RETRY: Duration = Duration::from_secs(300);
+    let (tenant, source): (TenantId, SourceName) = ("acme".into(), "hr".into());
+    let guard = Address::guard(tenant.clone());
+    let elsewhere = |key: &RoutingKey| key.partition(PARTITIONS) != guard.routing_key.partition(PARTITIONS);
+    let keys = (0..).map(|n| RoutingKey::of(&tenant, &format!("w{n}")));
+    let routing_key = keys.into_iter().find(elsewhere).expect("only one in 64 lies beside it");
+    let rules = rules("number");
+    let mut partition = Partition::open(
+        routing_key.partition(PARTITIONS),
+        PARTITIONS,
+        1 << 20,
+        1 << 20,
+        MemoryStores::new().open("state", 0).unwrap(),
+        &rules,
+        |_| Ok::<_, StoreError>(None),
+    )
+    .unwrap();
+    let identity = Address::identity(routing_key.clone(), tenant, IdentityId("i".into()));
+    let record = |end: &str| Message {
+        to: identity.clone(),
+        body: Body::RecordChanged {
+            source: source.clone(),
+            record: RecordId("w".into()),
+            attributes: Attributes::from([("number", Value::from("w")), ("end", Value::from(end))]),
+            time: NINE,
+            route: routing_key.clone(),
+        },
+        cause: Cause::own("event".into(), NINE),
+    };
+    let mut emitted = Emitted::default();
+    partition.tick(NINE);
+    partition.deliver(record("2027-03-02T10:00:00Z"), &mut emitted).unwrap();
+    partition.set_aside(record("2026-03-01T10:00:00Z"), "for a test".to_owned(), &mut emitted);
+    partition.changelog("state");
+    partition.settle(1).unwrap();
+
+    let mut emitted = Emitted::default();
+    partition.tick(NINE.plus(RETRY));
+    partition.fire_timers(10, &mut emitted).unwrap();
+    assert_eq!(emitted.steps, [("identity", "done")]);
+    let sent: Vec<_> = emitted.sends.iter().map(|message| (&message.to, message.body.kind())).collect();
+    assert_eq!(sent, [(&guard, "permit_request")]);
+    let commands = emitted.emissions.iter().filter(|emission| matches!(emission, Emission::Command(_))).count();
+    assert_eq!(commands, 0, "nobody has permitted it yet");
 }
 
 struct House {
@@ -119,7 +176,7 @@ impl House {
         let id = format!("{worker}-{sequence}");
         let event = serde_json::json!({ "id": id, "sequence": sequence, "worker": worker, "end": end }).to_string();
         let (topic, key) = ("hr".to_owned(), Some(worker.into()));
-        let record = Outgoing { topic, partition: None, key, value: Some(event.into_bytes()), headers: Vec::new() };
+        let record = Outgoing { topic, partition: None, key, value: Some(event.into()), headers: Vec::new() };
         self.bus.append(vec![record; times]).unwrap();
     }
 

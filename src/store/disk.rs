@@ -205,7 +205,7 @@ impl Store for DiskStore {
             match write.value {
                 Some(value) if write.timer.is_none() => {
                     let row = self.row(&write.key)?;
-                    tables.write(row, value).map_err(told)?;
+                    tables.write(row, &value[..]).map_err(told)?;
                 }
                 value => others.push(Write { value, ..write }),
             }
@@ -277,7 +277,7 @@ impl DiskStore {
                 }
             }
             match &write.value {
-                Some(value) => batch.insert(&shared.rows, row, value.as_slice()),
+                Some(value) => batch.insert(&shared.rows, row, &value[..]),
                 None => batch.remove(&shared.rows, row),
             }
         }

@@ -120,7 +120,7 @@ impl Held {
     fn write(&mut self, writes: &[Write]) {
         for write in writes {
             let old = match &write.value {
-                Some(value) => self.rows.insert(write.key.clone(), Row { value: value.clone(), timer: write.timer }),
+                Some(value) => self.rows.insert(write.key.clone(), Row { value: value.to_vec(), timer: write.timer }),
                 None => self.rows.remove(&write.key),
             };
             if let Some(due) = old.and_then(|row| row.timer) {
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     fn row(key: &str, value: &str) -> Write {
-        Write { key: key.into(), value: Some(value.into()), timer: None }
+        Write { key: key.into(), value: Some(value.to_owned().into()), timer: None }
     }
 
     #[test]

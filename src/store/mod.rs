@@ -9,6 +9,7 @@ pub(crate) mod journal;
 pub mod memory;
 
 use crate::model::Timestamp;
+use bytes::Bytes;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -35,8 +36,8 @@ pub struct DueTimer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     pub key: Vec<u8>,
-    /// None deletes.
-    pub value: Option<Vec<u8>>,
+    /// None deletes. Shared by the changelog, the cache and the store.
+    pub value: Option<Bytes>,
     /// For rows that are timers: when it is due. On deletion the store finds the old due time in the old row by itself.
     pub timer: Option<Timestamp>,
 }

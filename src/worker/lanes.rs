@@ -348,10 +348,10 @@ impl LaneLoop {
                 topic: changelog.clone(),
                 partition: Some(*partition),
                 key: Some(key.clone()),
-                value: value.clone(),
+                value: value.clone().map(Into::into),
                 headers: Vec::new(),
             });
-            writes.entry(*partition).or_default().push(Write { key, value, timer: None });
+            writes.entry(*partition).or_default().push(Write { key, value: value.map(Into::into), timer: None });
         }
         match self.session.commit(work.transaction) {
             Ok(()) => {}
@@ -444,7 +444,7 @@ impl LaneLoop {
                 topic,
                 partition: None,
                 key: Some(account.0.as_bytes().to_vec()),
-                value: Some(encoded.value),
+                value: Some(encoded.value.into()),
                 headers: encoded.headers,
             }),
             Err(error) => Err(WorkerError::Codec { topic, error }),

@@ -63,8 +63,13 @@ impl Bench {
     }
 
     fn append(&self, topic: String, account: &str, value: Vec<u8>) {
-        let record =
-            Outgoing { topic, partition: Some(0), key: Some(account.into()), value: Some(value), headers: Vec::new() };
+        let record = Outgoing {
+            topic,
+            partition: Some(0),
+            key: Some(account.into()),
+            value: Some(value.into()),
+            headers: Vec::new(),
+        };
         self.bus.append(vec![record]).unwrap();
     }
 

@@ -237,7 +237,7 @@ fn append(bus: &dyn Bus, topic: &str, events: &[String]) {
         topic: topic.to_owned(),
         partition: None,
         key: Some(key(event)),
-        value: Some(event.clone().into_bytes()),
+        value: Some(event.clone().into()),
         headers: Vec::new(),
     };
     let until = Instant::now() + APPEND_PATIENCE;

@@ -367,7 +367,10 @@ pub fn a_paused_partition_gives_nothing_loses_nothing_and_holds_up_no_other(bed:
     let both = |values: &[&str]| {
         let to = |partition| Outgoing { partition: Some(partition), ..record(&input, "k", "") };
         let records = (0..2).flat_map(|partition| {
-            values.iter().map(move |v| (partition, v)).map(|(p, v)| Outgoing { value: Some((*v).into()), ..to(p) })
+            values
+                .iter()
+                .map(move |v| (partition, v))
+                .map(|(p, v)| Outgoing { value: Some((*v).to_owned().into()), ..to(p) })
         });
         append(bus, records.collect());
     };
@@ -436,14 +439,14 @@ pub fn a_commit_of_many_outputs_arrives_whole(bed: &dyn Bed) {
 pub fn keys_values_headers_and_times_come_back_as_they_went(bed: &dyn Bed) {
     let bus = bed.bus();
     let output = topic(bus, "out", 1);
-    let header = |k: &str, v: &[u8]| (k.to_owned(), v.to_vec());
+    let header = |k: &str, v: &[u8]| (k.into(), v.to_vec().into());
     let plain = Outgoing { topic: output.clone(), partition: Some(0), key: None, value: None, headers: vec![] };
     let sent = vec![
-        Outgoing { key: Some(b"k".to_vec()), value: Some(b"v".to_vec()), ..plain.clone() },
+        Outgoing { key: Some(b"k".to_vec()), value: Some("v".into()), ..plain.clone() },
         Outgoing { key: Some(b"tombstone".to_vec()), ..plain.clone() },
-        Outgoing { key: Some(b"empty value".to_vec()), value: Some(vec![]), ..plain.clone() },
-        Outgoing { value: Some(b"no key".to_vec()), ..plain.clone() },
-        Outgoing { key: Some(vec![]), value: Some(b"empty key".to_vec()), ..plain.clone() },
+        Outgoing { key: Some(b"empty value".to_vec()), value: Some("".into()), ..plain.clone() },
+        Outgoing { value: Some("no key".into()), ..plain.clone() },
+        Outgoing { key: Some(vec![]), value: Some("empty key".into()), ..plain.clone() },
         Outgoing {
             key: Some(vec![0, 255, 1]),
             value: Some((0..=255).collect()),

@@ -157,7 +157,7 @@ fn a_registry_that_is_down_is_transient_and_says_what_to_check() {
     let json = codec.encode(PublicFormat::Json, "t", &alert());
     assert!(json.is_ok(), "JSON needs no registry");
     let decoder = SourceDecoder::new(Some(registry), ["acme".into()].into(), 1_000);
-    let event = Incoming { value: Some([registered_frame(SchemaId(1)), vec![0]].concat()), ..incoming() };
+    let event = Incoming { value: Some([registered_frame(SchemaId(1)), vec![0]].concat().into()), ..incoming() };
     let waiting = decoder.decode(&avro_source(), &event).unwrap_err();
     assert!(matches!(waiting, DecodeError::Unavailable(_)), "an event whose schema can't be read waits: {waiting}");
 }
@@ -176,11 +176,12 @@ fn a_source_s_avro_is_read_by_the_schema_that_wrote_it() {
     ]);
     let body = GenericDatumWriter::builder(schema.schema()).build().unwrap().write_value_to_vec(value).unwrap();
     let decoder = SourceDecoder::new(Some(registry()), ["acme".into()].into(), 1_000);
-    let event = Incoming { value: Some([registered_frame(id), body].concat()), ..incoming() };
+    let event = Incoming { value: Some([registered_frame(id), body].concat().into()), ..incoming() };
     let Ok(Decoded::Event(event)) = decoder.decode(&avro_source(), &event) else { panic!("an event") };
     assert_eq!(event.record.as_str(), "7");
     assert_eq!(event.change, RecordChange::Replace(Attributes::from([("givenName", Value::from("Ada"))])));
-    let unknown = Incoming { value: Some([registered_frame(SchemaId(999_999_999)), vec![0]].concat()), ..incoming() };
+    let unknown =
+        Incoming { value: Some([registered_frame(SchemaId(999_999_999)), vec![0]].concat().into()), ..incoming() };
     let rejection = decoder.decode(&avro_source(), &unknown).unwrap_err().to_string();
     assert!(rejection.starts_with("unknown_schema: the schema registry at "), "{rejection}");
 }

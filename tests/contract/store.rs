@@ -57,7 +57,7 @@ store_suite!(disk, super::on_disk);
 store_suite!(memory, super::in_memory);
 
 fn put(key: &[u8], value: &str) -> Write {
-    Write { key: key.to_vec(), value: Some(value.into()), timer: None }
+    Write { key: key.to_vec(), value: Some(value.to_owned().into()), timer: None }
 }
 
 fn delete(key: &[u8]) -> Write {
@@ -65,7 +65,7 @@ fn delete(key: &[u8]) -> Write {
 }
 
 fn timer(key: &[u8], due: i64) -> Write {
-    Write { key: key.to_vec(), value: Some(vec![]), timer: Some(Timestamp(due)) }
+    Write { key: key.to_vec(), value: Some("".into()), timer: Some(Timestamp(due)) }
 }
 
 fn timers(store: &dyn Store, now: i64, limit: usize) -> Vec<(i64, Vec<u8>)> {
@@ -341,7 +341,7 @@ enum Step {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let value = proptest::option::weighted(0.7, Just(b"v".to_vec()));
+    let value = proptest::option::weighted(0.7, Just("v".into()));
     // A key is a timer's for good or never.
     let write = (0..6_u8, value, 0..20_i64).prop_map(|(key, value, due)| Write {
         key: vec![key],

@@ -173,8 +173,13 @@ impl House {
     }
 
     pub fn put(&self, topic: &str, key: Vec<u8>, value: Option<Vec<u8>>) {
-        let record =
-            Outgoing { topic: topic.to_owned(), partition: Some(0), key: Some(key), value, headers: Vec::new() };
+        let record = Outgoing {
+            topic: topic.to_owned(),
+            partition: Some(0),
+            key: Some(key),
+            value: value.map(Into::into),
+            headers: Vec::new(),
+        };
         self.bus.append(vec![record]).unwrap();
     }
 
@@ -221,7 +226,7 @@ impl House {
     pub fn dead_letters(&self) -> Vec<(String, String)> {
         let header = |record: &Incoming, name: &str| {
             let (_, value) = record.headers.iter().find(|(header, _)| header == name).unwrap();
-            String::from_utf8(value.clone()).unwrap()
+            String::from_utf8(value.to_vec()).unwrap()
         };
         let records = self.records(&self.topics.source_dead_letters());
         records.iter().map(|r| (header(r, "lockstep_reason"), header(r, "lockstep_detail"))).collect()
@@ -283,7 +288,7 @@ impl House {
         let mut store = self.stores.open("state", 0).unwrap();
         let position = store.position().unwrap().unwrap();
         let (key, value) = self.with(key, value);
-        store.apply(&[Write { key, value: Some(value), timer: None }], position).unwrap();
+        store.apply(&[Write { key, value: Some(value.into()), timer: None }], position).unwrap();
     }
 
     pub fn order(&self, worker: &str) -> (EntityKey, RoutingKey) {

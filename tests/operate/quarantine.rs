@@ -189,7 +189,7 @@ fn what_an_entity_sends_once_it_is_mended_is_not_overtaken_by_what_it_sends_afte
         origin: Origin { topic: "hr.workers".into(), partition: 0, offset: 3 },
         traceparent: None,
     };
-    for body in [Body::Operation(operation), Body::Source(event)] {
+    for body in [Body::Operation(operation.into()), Body::Source(event.into())] {
         let message = Message { to: to.clone(), body, cause: Cause::own("test".to_owned(), at) };
         house.put(&house.topics.inbox(), b"x".to_vec(), Some(envelope::seal(&InboxRecord::Message(message))));
     }

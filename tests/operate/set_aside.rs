@@ -34,7 +34,7 @@ fn write_head(shop: &Shop, number: u32, head: &[u8]) -> Vec<u8> {
     let (partition, key, mut pack) = found.expect("the identity lies in a pack");
     let before = pack.get(&identity, key::HEAD).unwrap().to_vec();
     assert!(pack.put(&identity, key::HEAD, Some(head.to_vec())).is_empty(), "it stays there");
-    let (topic, partition, value) = (STATE.to_owned(), Some(partition), pack.seal());
+    let (topic, partition, value) = (STATE.to_owned(), Some(partition), pack.seal().map(Into::into));
     bus.append(vec![Outgoing { topic, partition, key, value, headers: Vec::new() }]).unwrap();
     bus.sync().unwrap();
     before

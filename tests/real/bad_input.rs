@@ -56,7 +56,9 @@ fn the_largest_that_a_broker_takes_is_kept_whole_in_parts_and_its_partition_goes
     for value in events.iter().map(|event| event.clone().into_bytes()).chain([good()]) {
         // One key, so one partition.
         let (topic, key) = (hr.clone(), Some(b"W-20001".to_vec()));
-        sender.append(vec![Outgoing { topic, partition: None, key, value: Some(value), headers: vec![] }]).unwrap();
+        sender
+            .append(vec![Outgoing { topic, partition: None, key, value: Some(value.into()), headers: vec![] }])
+            .unwrap();
     }
     rig.spawn_serving("processor", &["processor"]);
     rig.spawn_serving("serve", &["serve"]);

@@ -67,7 +67,8 @@ fn a_person_whose_state_is_damaged_waits_alone_until_an_operator_has_it_tried_ag
     let put = |rig: &Rig, head: Vec<u8>| {
         let (mut pack, record) = holding(rig);
         assert!(pack.put(&identity, key::HEAD, Some(head)).is_empty(), "it stays in its pack");
-        let (topic, partition, key, value) = (state.clone(), Some(record.partition), record.key, pack.seal());
+        let (topic, partition, key, value) =
+            (state.clone(), Some(record.partition), record.key, pack.seal().map(Into::into));
         rig.bus.append(vec![Outgoing { topic, partition, key, value, headers: vec![] }]).unwrap();
     };
     put(&rig, b"\xffnot of any release".to_vec());

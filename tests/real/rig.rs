@@ -279,7 +279,7 @@ impl Rig {
                 topic: topic.to_owned(),
                 partition: None,
                 key: Some(key.clone().into_bytes()),
-                value: Some(value.clone()),
+                value: Some(value.clone().into()),
                 headers: Vec::new(),
             };
             self.bus.append(batch.iter().map(record).collect()).unwrap();

@@ -148,7 +148,7 @@ impl SimBus {
                 // Only dead letters leave their partition to the bus, and there a key is in one of them.
                 let place = (record.partition.unwrap_or_default(), key.clone());
                 match &record.value {
-                    Some(value) => drop(rows.insert(place, value.clone())),
+                    Some(value) => drop(rows.insert(place, value.to_vec())),
                     None => drop(rows.remove(&place)),
                 }
             }

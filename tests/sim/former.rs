@@ -56,11 +56,11 @@ pub fn state(topic: &str, rows: &Table) -> Vec<Outgoing> {
             put(row_key.clone(), Some(now));
         }
     }
-    let record = |((partition, key), value)| Outgoing {
+    let record = |((partition, key), value): (_, Option<Vec<u8>>)| Outgoing {
         topic: topic.to_owned(),
         partition: Some(partition),
         key: Some(key),
-        value,
+        value: value.map(Into::into),
         headers: Vec::new(),
     };
     records.into_iter().map(record).collect()

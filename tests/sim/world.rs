@@ -426,7 +426,7 @@ impl World {
                     topic: told.topic.to_owned(),
                     partition: None,
                     key: Some(told.key.clone().into_bytes()),
-                    value: Some(told.event.to_string().into_bytes()),
+                    value: Some(told.event.to_string().into()),
                     headers: Vec::new(),
                 };
                 self.wanted_again(&told.key);
@@ -435,9 +435,9 @@ impl World {
                 self.append(record);
             }
             What::Bad(Bad { topic, key, value }) => {
-                let headers = vec![(BAD.to_owned(), Vec::new())];
+                let headers = vec![(BAD.into(), "".into())];
                 let (topic, key) = (topic.to_owned(), Some(key.into_bytes()));
-                self.append(Outgoing { topic, partition: None, key, value, headers });
+                self.append(Outgoing { topic, partition: None, key, value: value.map(Into::into), headers });
             }
             What::Operate(operate) => self.operate(&operate),
             What::Switch(version) => self.switch(version),
@@ -497,7 +497,13 @@ impl World {
             let topic = self.topics.operations();
             let encoded = PublicCodec::new(None).encode(PublicFormat::Json, &topic, &operation).expect("plain data");
             let key = Some(operation.id.clone().into_bytes());
-            self.append(Outgoing { topic, partition: None, key, value: Some(encoded.value), headers: encoded.headers });
+            self.append(Outgoing {
+                topic,
+                partition: None,
+                key,
+                value: Some(encoded.value.into()),
+                headers: encoded.headers,
+            });
         }
     }
 

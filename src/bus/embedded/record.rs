@@ -13,7 +13,8 @@
 //! A place is topic id and partition, four bytes each; all numbers are big endian.
 
 use super::super::{BusError, Outgoing};
-use crate::model::Timestamp;
+use crate::model::{Headers, Timestamp};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 /// A partition of a topic.
@@ -137,8 +138,8 @@ impl Newest {
 pub(super) struct Record {
     pub(super) timestamp: Timestamp,
     pub(super) key: Option<Vec<u8>>,
-    pub(super) value: Option<Vec<u8>>,
-    pub(super) headers: Vec<(String, Vec<u8>)>,
+    pub(super) value: Option<Bytes>,
+    pub(super) headers: Headers,
 }
 
 pub(super) fn encode(record: &Outgoing, timestamp: Timestamp) -> Vec<u8> {
@@ -160,13 +161,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, BusError> {
     let mut headers = Vec::new();
     while !rest.is_empty() {
         let name = take(&mut rest)?.ok_or_else(garbled)?;
-        let name = String::from_utf8(name.to_vec()).map_err(|_| garbled())?;
-        headers.push((name, take(&mut rest)?.ok_or_else(garbled)?.to_vec()));
+        let name = std::str::from_utf8(name).map_err(|_| garbled())?;
+        headers.push((name.into(), Bytes::copy_from_slice(take(&mut rest)?.ok_or_else(garbled)?)));
     }
     Ok(Record {
         timestamp: Timestamp(i64::from_be_bytes(*timestamp)),
         key: key.map(<[u8]>::to_vec),
-        value: value.map(<[u8]>::to_vec),
+        value: value.map(Bytes::copy_from_slice),
         headers,
     })
 }
@@ -174,7 +175,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, BusError> {
 /// Bytes of a record's key, value and headers: what limits count.
 pub(super) fn size(record: &Outgoing) -> usize {
     let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len) + headers
+    record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Bytes::len) + headers
 }
 
 fn put(bytes: &mut Vec<u8>, part: Option<&[u8]>) {
@@ -210,8 +211,8 @@ mod tests {
             topic: "t".into(),
             partition: None,
             key: key.map(Into::into),
-            value: value.map(Into::into),
-            headers: headers.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect(),
+            value: value.map(|value| value.to_owned().into()),
+            headers: headers.iter().map(|(n, v)| ((*n).into(), (*v).to_owned().into())).collect(),
         }
     }
 
@@ -225,7 +226,10 @@ mod tests {
         ] {
             let bytes = encode(&given, Timestamp(7));
             let back = decode(&bytes).unwrap();
-            assert_eq!((back.timestamp, &back.key, &back.value), (Timestamp(7), &given.key, &given.value));
+            assert_eq!(
+                (back.timestamp, &back.key, back.value.as_deref()),
+                (Timestamp(7), &given.key, given.value.as_deref())
+            );
             assert_eq!(back.headers, given.headers);
             assert!(decode(&bytes[..bytes.len() - 1]).is_err());
         }

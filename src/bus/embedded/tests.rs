@@ -28,7 +28,7 @@ fn record(topic: &str, partition: u32, key: &str, value: Option<&str>) -> Outgoi
         topic: topic.into(),
         partition: Some(partition),
         key: Some(key.into()),
-        value: value.map(Into::into),
+        value: value.map(|value| value.to_owned().into()),
         headers: vec![],
     }
 }
@@ -65,7 +65,7 @@ fn left(bus: &EmbeddedBus, topic: &str) -> Vec<(i64, String, Option<String>)> {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     let records = reader.poll(10_000, Duration::ZERO).unwrap();
     assert_eq!(reader.position(topic, 0).unwrap(), bus.ends(topic, 0).unwrap().end, "gaps at the end are passed");
-    records.into_iter().map(|r| (r.offset, text(r.key.unwrap()), r.value.map(text))).collect()
+    records.into_iter().map(|r| (r.offset, text(r.key.unwrap()), r.value.map(|value| text(value.into())))).collect()
 }
 
 fn row(offset: i64, key: &str, value: Option<&str>) -> (i64, String, Option<String>) {

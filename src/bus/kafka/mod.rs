@@ -23,6 +23,7 @@ pub use token::TokenLogin;
 use crate::bus::{
     Bus, BusError, ClockReading, Ends, Membership, Outgoing, Reader, Session, TopicPartition, TopicSpec, TopicState,
 };
+use bytes::Bytes;
 use client::{LastError, Plain, REQUEST_TIMEOUT, bus_error, describe, native_partition};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -368,7 +369,7 @@ fn reach(inspector: &BaseConsumer<Plain>, doing: &str) -> Result<(), BusError> {
 /// A record's size in a batch of its own.
 fn stored_bytes(record: &Outgoing) -> usize {
     let headers: usize = record.headers.iter().map(|(name, value)| HEADER_OVERHEAD + name.len() + value.len()).sum();
-    let (key, value) = (record.key.as_ref().map_or(0, Vec::len), record.value.as_ref().map_or(0, Vec::len));
+    let (key, value) = (record.key.as_ref().map_or(0, Vec::len), record.value.as_ref().map_or(0, Bytes::len));
     BATCH_OVERHEAD + key + value + headers
 }
 

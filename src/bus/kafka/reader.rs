@@ -9,7 +9,8 @@ use super::client::{Plain, log, native_partition};
 use super::session::whole_millis;
 use super::{Cluster, denied, token};
 use crate::bus::{BusError, Incoming, Reader, TopicPartition};
-use crate::model::Timestamp;
+use crate::model::{Headers, Timestamp};
+use bytes::Bytes;
 use rdkafka::bindings as native;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -229,8 +230,7 @@ unsafe fn read_message(message: *const native::rd_kafka_message_t) -> Incoming {
     // lengths are those of the memory that the message owns.
     unsafe {
         let m = &*message;
-        let bytes =
-            |start: *const u8, len: usize| (!start.is_null()).then(|| std::slice::from_raw_parts(start, len).to_vec());
+        let bytes = |start: *const u8, len: usize| (!start.is_null()).then(|| std::slice::from_raw_parts(start, len));
         let mut kind = native::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         let timestamp = native::rd_kafka_message_timestamp(message, &mut kind);
         Incoming {
@@ -238,8 +238,8 @@ unsafe fn read_message(message: *const native::rd_kafka_message_t) -> Incoming {
             partition: m.partition.unsigned_abs(),
             offset: m.offset,
             timestamp: Timestamp(timestamp.max(0)),
-            key: bytes(m.key.cast(), m.key_len),
-            value: bytes(m.payload.cast(), m.len),
+            key: bytes(m.key.cast(), m.key_len).map(<[u8]>::to_vec),
+            value: bytes(m.payload.cast(), m.len).map(Bytes::copy_from_slice),
             headers: read_headers(message),
         }
     }
@@ -247,7 +247,7 @@ unsafe fn read_message(message: *const native::rd_kafka_message_t) -> Incoming {
 
 /// # Safety
 /// `message` belongs to a live event.
-unsafe fn read_headers(message: *const native::rd_kafka_message_t) -> Vec<(String, Vec<u8>)> {
+unsafe fn read_headers(message: *const native::rd_kafka_message_t) -> Headers {
     let mut read = Vec::new();
     // SAFETY: the headers belong to the message; the loop ends at the first index that isn't there.
     unsafe {
@@ -260,11 +260,11 @@ unsafe fn read_headers(message: *const native::rd_kafka_message_t) -> Vec<(Strin
             == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
         {
             let value = if value.is_null() {
-                Vec::new()
+                Bytes::new()
             } else {
-                std::slice::from_raw_parts(value.cast::<u8>(), size).to_vec()
+                Bytes::copy_from_slice(std::slice::from_raw_parts(value.cast::<u8>(), size))
             };
-            read.push((text(name), value));
+            read.push((text(name).into(), value));
         }
     }
     read

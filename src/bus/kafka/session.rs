@@ -13,6 +13,7 @@ use crate::bus::{
     BatchLimit, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, TopicPartition, Transaction,
 };
 use crate::model::Timestamp;
+use bytes::Bytes;
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -449,7 +450,7 @@ impl Session for KafkaSession {
                 Some(Ok(_)) if self.positions.is_empty() && left.is_zero() => return Ok(self.give(batch)),
                 Some(Ok(_)) if self.positions.is_empty() => {}
                 Some(Ok(record)) => {
-                    bytes += record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len);
+                    bytes += record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Bytes::len);
                     batch.push(record);
                 }
                 Some(Err(error)) => self.consumer_error(&error)?,
@@ -566,7 +567,7 @@ fn offset_list<'a>(offsets: impl Iterator<Item = (&'a TopicPartition, i64)>) -> 
 
 fn incoming(message: &BorrowedMessage<'_>) -> Incoming {
     let headers = message.headers().map_or_else(Vec::new, |headers| {
-        headers.iter().map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec())).collect()
+        headers.iter().map(|h| (h.key.into(), Bytes::copy_from_slice(h.value.unwrap_or_default()))).collect()
     });
     Incoming {
         topic: message.topic().to_owned(),
@@ -574,7 +575,7 @@ fn incoming(message: &BorrowedMessage<'_>) -> Incoming {
         offset: message.offset(),
         timestamp: Timestamp(message.timestamp().to_millis().unwrap_or_default()),
         key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().map(<[u8]>::to_vec),
+        value: message.payload().map(Bytes::copy_from_slice),
         headers,
     }
 }

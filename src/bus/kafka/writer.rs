@@ -205,10 +205,12 @@ impl Writer {
         next.partition = record.partition.map(native_partition);
         if !record.headers.is_empty() {
             let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-            next.headers =
-                Some(record.headers.iter().fold(headers, |headers, (key, value)| {
-                    headers.insert(Header { key, value: Some(value.as_slice()) })
-                }));
+            next.headers = Some(
+                record
+                    .headers
+                    .iter()
+                    .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(&value[..]) })),
+            );
         }
         loop {
             match self.producer.send(next) {
@@ -389,7 +391,7 @@ mod tests {
                 topic: "out".into(),
                 partition: Some(0),
                 key: None,
-                value: Some(b"v".to_vec()),
+                value: Some("v".into()),
                 headers: vec![],
             };
             let mut list = TopicPartitionList::new();
@@ -520,7 +522,7 @@ mod tests {
                 topic: self.output.clone(),
                 partition: Some(0),
                 key: None,
-                value: Some(text.into()),
+                value: Some(text.to_owned().into()),
                 headers: vec![],
             };
             let mut list = TopicPartitionList::new();
@@ -537,7 +539,7 @@ mod tests {
             let (mut seen, until) = (Vec::new(), Instant::now() + Duration::from_secs(30));
             while reader.position(&self.output, 0).unwrap() < end && Instant::now() < until {
                 let records = reader.poll(100, Duration::from_millis(100)).unwrap();
-                seen.extend(records.into_iter().map(|r| String::from_utf8(r.value.unwrap()).unwrap()));
+                seen.extend(records.into_iter().map(|r| String::from_utf8(r.value.unwrap().into()).unwrap()));
             }
             seen
         }

@@ -173,7 +173,7 @@ impl Deck {
             topic: topic.clone(),
             partition: None,
             key: record_key(rules, line).map(String::into_bytes),
-            value: Some(line.clone()),
+            value: Some(line.clone().into()),
             headers: Vec::new(),
         });
         parts.bus.append(records.collect())

@@ -6,7 +6,8 @@
 
 use super::Rejection;
 use crate::codec::cloudevents::header;
-use crate::model::{Incoming, Outgoing};
+use crate::model::{Headers, Incoming, Outgoing};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -24,8 +25,6 @@ const HEADER_OVERHEAD_BYTES: usize = 10;
 const LEAST_PART_BYTES: usize = 256;
 /// Of a detail: a decoder's own message may repeat all of what it could not read.
 const MOST_DETAIL_BYTES: usize = 4 << 10;
-
-type Headers = Vec<(String, Vec<u8>)>;
 
 /// The dead letter of a source event: one record with its key, value and headers, or where that would be larger than
 /// `most_bytes` (`max.message.bytes` of the topic) several, to be written in this order in one transaction.
@@ -62,7 +61,7 @@ fn own_headers(incoming: &Incoming, rejection: &Rejection) -> Headers {
         ("detail", short(&rejection.detail).to_owned()),
     ]
     .into_iter()
-    .map(|(name, value)| (format!("{PREFIX}{name}"), value.into_bytes()))
+    .map(|(name, value)| (format!("{PREFIX}{name}").into(), value.into()))
     .collect()
 }
 
@@ -76,13 +75,13 @@ fn is_own(name: &str) -> bool {
 fn parts(letter: Outgoing, theirs: Headers, most_bytes: usize) -> Vec<Outgoing> {
     let Outgoing { topic, key, value, headers: mut own, .. } = letter;
     if let Some(value) = &value {
-        own.push((ORIGINAL_BYTES.to_owned(), value.len().to_string().into_bytes()));
-        own.push((ORIGINAL_SHA256.to_owned(), sha256(value).into_bytes()));
+        own.push((ORIGINAL_BYTES.into(), value.len().to_string().into()));
+        own.push((ORIGINAL_SHA256.into(), sha256(value).into()));
     }
     let mut whole = Cow::Borrowed(value.as_deref().unwrap_or_default());
     let frame = |key: &Option<Vec<u8>>, headers: &Headers| {
-        let most = || u32::MAX.to_string().into_bytes();
-        let numbered = [(PART.to_owned(), most()), (PARTS.to_owned(), most()), (BESIDE_BYTES.to_owned(), most())];
+        let most = || u32::MAX.to_string().into();
+        let numbered = [(PART.into(), most()), (PARTS.into(), most()), (BESIDE_BYTES.into(), most())];
         let headers = headers.iter().cloned().chain(numbered).collect();
         bytes(&Outgoing { topic: String::new(), partition: None, key: key.clone(), value: None, headers })
     };
@@ -92,7 +91,7 @@ fn parts(letter: Outgoing, theirs: Headers, most_bytes: usize) -> Vec<Outgoing> 
         true => (key, with_theirs),
         false => {
             let beside = Beside { key, headers: theirs }.seal();
-            own.push((BESIDE_BYTES.to_owned(), beside.len().to_string().into_bytes()));
+            own.push((BESIDE_BYTES.into(), beside.len().to_string().into()));
             whole.to_mut().extend(beside);
             (None, own.clone())
         }
@@ -102,9 +101,15 @@ fn parts(letter: Outgoing, theirs: Headers, most_bytes: usize) -> Vec<Outgoing> 
     let chunks: Vec<&[u8]> = std::iter::once(first).chain(rest.chunks(room(&own))).collect();
     let part = |(at, chunk): (usize, &&[u8])| {
         let mut headers = if at == 0 { first_headers.clone() } else { own.clone() };
-        headers.push((PART.to_owned(), (at + 1).to_string().into_bytes()));
-        headers.push((PARTS.to_owned(), chunks.len().to_string().into_bytes()));
-        Outgoing { topic: topic.clone(), partition: None, key: key.clone(), value: Some(chunk.to_vec()), headers }
+        headers.push((PART.into(), (at + 1).to_string().into()));
+        headers.push((PARTS.into(), chunks.len().to_string().into()));
+        Outgoing {
+            topic: topic.clone(),
+            partition: None,
+            key: key.clone(),
+            value: Some(chunk.to_vec().into()),
+            headers,
+        }
     };
     chunks.iter().enumerate().map(part).collect()
 }
@@ -175,7 +180,7 @@ impl Part {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Letter {
     pub key: Option<Vec<u8>>,
-    pub value: Option<Vec<u8>>,
+    pub value: Option<Bytes>,
     /// The event's own.
     pub headers: Headers,
     /// Whether that is all of it, of the size and the SHA-256 that it came with.
@@ -205,7 +210,7 @@ pub fn join(records: Vec<Incoming>) -> Letter {
     }
     if let Some(bytes) = number(ORIGINAL_BYTES) {
         letter.whole &= value.len() == bytes && header(&last.headers, ORIGINAL_SHA256) == Some(&sha256(&value));
-        letter.value = Some(value);
+        letter.value = Some(value.into());
     }
     letter
 }
@@ -214,7 +219,7 @@ fn bytes(letter: &Outgoing) -> usize {
     let headers: usize =
         letter.headers.iter().map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD_BYTES).sum();
     let key = letter.key.as_ref().map_or(0, Vec::len);
-    let value = letter.value.as_ref().map_or(0, Vec::len);
+    let value = letter.value.as_ref().map_or(0, Bytes::len);
     RECORD_OVERHEAD_BYTES + headers + key + value
 }
 
@@ -240,7 +245,7 @@ mod tests {
             offset: 42,
             timestamp: Timestamp(1_000),
             key: Some(b"w-1".to_vec()),
-            value: Some(value.to_vec()),
+            value: Some(value.to_vec().into()),
             headers,
         }
     }
@@ -275,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_original_is_kept_unchanged_beside_where_it_was_and_why() {
-        let headers = vec![("x".to_owned(), vec![0xff]), ("LOCKSTEP_reason".to_owned(), b"former".to_vec())];
+        let headers = vec![("x".into(), vec![0xff].into()), ("LOCKSTEP_reason".into(), "former".into())];
         let letters =
             dead_letter("lockstep.source-dead-letters", &incoming(b"\0\xffnot json", headers), &rejection(), 1_000);
         let [letter] = letters.as_slice() else { panic!("{letters:?}") };
@@ -289,7 +294,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_into_one_record_is_several_that_say_which_they_are() {
         let value: Vec<u8> = (0..5_000u32).map(|n| n as u8).collect();
-        let event = incoming(&value, vec![("x".to_owned(), b"y".to_vec())]);
+        let event = incoming(&value, vec![("x".into(), "y".into())]);
         let letters = dead_letter("t", &event, &rejection(), 2_000);
         let whole = format!("lockstep_original_bytes=5000 lockstep_original_sha256={}", sha256(&value));
         assert_eq!(letters.len(), 4);
@@ -309,7 +314,7 @@ mod tests {
 
     #[test]
     fn key_and_headers_that_are_too_large_themselves_are_kept_too() {
-        let many = vec![("h".to_owned(), vec![b'b'; 5_000]), ("h".to_owned(), b"again".to_vec())];
+        let many = vec![("h".into(), vec![b'b'; 5_000].into()), ("h".into(), "again".into())];
         let long = Some(vec![b'k'; 9_000]);
         let events = [
             incoming(b"value", many.clone()),
@@ -330,7 +335,9 @@ mod tests {
         let left = join(parts[1..].to_vec());
         assert!(!left.whole && left.value.is_some_and(|value| value.len() < 5_000));
         let mut changed = parts.clone();
-        changed[2].value.as_mut().unwrap()[7] = b'b';
+        let mut other = changed[2].value.take().unwrap().to_vec();
+        other[7] = b'b';
+        changed[2].value = Some(other.into());
         assert!(!join(changed).whole);
         assert!(!join(parts[..3].to_vec()).whole, "the last one is missing");
         assert!(join(parts).whole);
@@ -346,7 +353,7 @@ mod tests {
         assert_eq!((one[3].is_last(), one[2].is_last(), one[3].count(), one[3].before()), (true, false, 4, 3));
         assert!(one[2].precedes(&one[3]) && !one[1].precedes(&one[3]) && !other[2].precedes(&one[3]));
         for (part, parts) in [("0", "4"), ("5", "4"), ("x", "4"), ("1", "")] {
-            let numbered = vec![(PART.to_owned(), part.into()), (PARTS.to_owned(), parts.into())];
+            let numbered = vec![(PART.into(), part.into()), (PARTS.into(), parts.into())];
             assert_eq!(Part::of(&incoming(b"", numbered)), None, "{part} of {parts}");
         }
     }
@@ -379,7 +386,8 @@ mod tests {
             headers in vec(("[a-z]{1,20}", some_bytes(1_500)), 0..4),
             most_bytes in 0usize..8_000,
         ) {
-            let event = Incoming { key, value, ..incoming(b"", headers) };
+            let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+            let event = Incoming { key, value: value.map(Into::into), ..incoming(b"", headers) };
             let letters = dead_letter("t", &event, &rejection(), most_bytes);
             for letter in &letters {
                 prop_assert!(bytes(letter) <= most_bytes.max(OWN_BYTES + LEAST_PART_BYTES), "{}", bytes(letter));

@@ -7,6 +7,8 @@ use crate::codec::avro::{Framed, ReadError, WriterSchema, sniff};
 use crate::codec::cloudevents;
 use crate::rules::SourceFormat;
 use apache_avro::types::Value as Avro;
+use bytes::Bytes;
+use smol_str::SmolStr;
 use std::borrow::Cow;
 
 impl SourceDecoder {
@@ -14,7 +16,7 @@ impl SourceDecoder {
         &self,
         format: SourceFormat,
         value: &'v [u8],
-        headers: &[(String, Vec<u8>)],
+        headers: &[(SmolStr, Bytes)],
     ) -> Result<Json<'v>, DecodeError> {
         match format {
             SourceFormat::Json | SourceFormat::Keycloak => Ok(object(value)?),
@@ -25,7 +27,7 @@ impl SourceDecoder {
     }
 
     /// The Kafka binding's binary mode: attributes in headers, data in the value.
-    fn binary<'v>(&self, value: &'v [u8], headers: &[(String, Vec<u8>)]) -> Result<Json<'v>, DecodeError> {
+    fn binary<'v>(&self, value: &'v [u8], headers: &[(SmolStr, Bytes)]) -> Result<Json<'v>, DecodeError> {
         let attributes = cloudevents::attributes(headers);
         if attributes.is_empty() {
             let detail = "there is neither a header ce_id nor a content-type of application/cloudevents+json";

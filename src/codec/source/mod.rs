@@ -30,9 +30,9 @@ const MOST_TRACEPARENT_BYTES: usize = 128;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decoded {
-    Event(Box<SourceEvent>),
+    Event(Arc<SourceEvent>),
     /// A removal that doesn't hold the attribute by which its record was routed: the record's Route knows where it is.
-    Unrouted(Box<SourceEvent>),
+    Unrouted(Arc<SourceEvent>),
     /// The source says that events of this type, or tombstones, mean nothing.
     Ignored,
 }
@@ -181,7 +181,7 @@ impl SourceDecoder {
             None => None,
         };
         let order = rules.event.order.as_ref().map(|path| mapping::order(document, path)).transpose()?;
-        let event = Box::new(SourceEvent {
+        let event = Arc::new(SourceEvent {
             tenant,
             source: rules.name.clone(),
             record: RecordId(record),
@@ -218,7 +218,7 @@ impl SourceDecoder {
         }
         let tenant = self.tenant(rules, incoming, None)?;
         let origin = origin(incoming);
-        let event = Box::new(SourceEvent {
+        let event = Arc::new(SourceEvent {
             routing_key: RoutingKey::of(&tenant, key),
             tenant,
             source: rules.name.clone(),

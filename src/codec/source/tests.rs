@@ -5,6 +5,7 @@ use crate::codec::avro::{fingerprint, single_object_frame};
 use crate::model::{Timestamp, Value};
 use crate::rules::{Bundle, SourceFile};
 use apache_avro::writer::datum::GenericDatumWriter;
+use bytes::Bytes;
 use serde_json::Value as Json;
 use serde_json::json;
 
@@ -54,7 +55,7 @@ fn hr() -> SourceRules {
     rules(HR)
 }
 
-fn incoming(value: impl Into<Vec<u8>>) -> Incoming {
+fn incoming(value: impl Into<Bytes>) -> Incoming {
     Incoming {
         topic: "hr.workers".into(),
         partition: 2,
@@ -78,7 +79,7 @@ fn worker() -> Json {
 
 fn event(rules: &SourceRules, incoming: &Incoming) -> SourceEvent {
     match decoder().decode(rules, incoming) {
-        Ok(Decoded::Event(event)) => *event,
+        Ok(Decoded::Event(event)) => Arc::unwrap_or_clone(event),
         other => panic!("{other:?}"),
     }
 }
@@ -93,8 +94,7 @@ fn rejected(rules: &SourceRules, incoming: &Incoming) -> String {
 #[test]
 fn an_event_is_mapped_typed_and_routed() {
     let mut incoming = incoming(worker().to_string());
-    incoming.headers =
-        vec![("traceparent".into(), b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_vec())];
+    incoming.headers = vec![("traceparent".into(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into())];
     let expected = SourceEvent {
         tenant: "acme".into(),
         source: "hr".into(),
@@ -248,7 +248,7 @@ fn the_tenant_comes_from_where_the_source_says_and_must_be_a_known_one() {
     };
     let with = |topic: &str, company: &str, header: &str| Incoming {
         topic: topic.into(),
-        headers: vec![("x-tenant".into(), header.into())],
+        headers: vec![("x-tenant".into(), header.to_owned().into())],
         ..incoming(json!({"id": "1", "company": company}).to_string())
     };
     let cases = [
@@ -298,7 +298,7 @@ const CLOUD: &str =
 #[test]
 fn cloud_events_are_read_in_both_modes() {
     let rules = rules(CLOUD);
-    let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+    let header = |name: &str, value: &str| (name.into(), value.to_owned().into());
     let mut binary = incoming(r#"{"name":"Ada"}"#);
     binary.headers = vec![
         header("ce_specversion", "1.0"),
@@ -318,7 +318,7 @@ fn cloud_events_are_read_in_both_modes() {
     assert_eq!(event_of.traceparent.as_deref(), Some("00-ab-cd-01"));
     assert_eq!(event_of.change, RecordChange::Replace(Attributes::from([("givenName", "Ada".into())])));
 
-    structured.value = Some(br#"{"id":"e-1","subject":"u-1","data_base64":"czNjcmV0"}"#.to_vec());
+    structured.value = Some(r#"{"id":"e-1","subject":"u-1","data_base64":"czNjcmV0"}"#.into());
     assert_eq!(
         rejected(&rules, &structured),
         "not_cloud_event: field data_base64: binary data is not read; send data as JSON"
@@ -370,9 +370,9 @@ fn avro_in_single_object_encoding_is_read_by_a_known_schema() {
     assert_eq!((event.time, event.order), (Timestamp(1_772_355_600_123), Some(1_772_355_600_123)));
     let attributes = [("givenName", Value::from("Ada")), ("startDate", "2026-03-02".into())];
     assert_eq!(event.change, RecordChange::Replace(Attributes::from(attributes)));
-    let cut = decoder.decode(&rules, &incoming(&bytes[..bytes.len() - 1])).unwrap_err();
+    let cut = decoder.decode(&rules, &incoming(bytes[..bytes.len() - 1].to_vec())).unwrap_err();
     assert_eq!(cut.to_string(), "not_avro: the bytes do not fit the schema that wrote them");
-    let framed = rejected(&rules, &incoming([0, 0, 0, 0, 9, 1]));
+    let framed = rejected(&rules, &incoming(vec![0, 0, 0, 0, 9, 1]));
     assert_eq!(framed, "unknown_schema: written with schema id 9, but lockstep.yaml has no registry.url");
 }
 

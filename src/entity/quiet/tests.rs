@@ -11,6 +11,7 @@ use crate::rules::SourceFile;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use smol_str::SmolStr;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -44,8 +45,8 @@ impl Own {
     fn take(&mut self, transition: &Transition) {
         for (row, value) in &transition.writes {
             match value {
-                Some(value) => self.rows.insert(row.clone(), value.clone()),
-                None => self.rows.remove(row),
+                Some(value) => self.rows.insert(row.to_string(), value.clone()),
+                None => self.rows.remove(row.as_str()),
             };
         }
     }
@@ -57,9 +58,9 @@ impl Rows for Own {
         self.rows.get(row).map(|value| value.as_slice().into())
     }
 
-    fn scan(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
+    fn scan(&self, prefix: &str, limit: usize) -> Vec<(SmolStr, std::borrow::Cow<'_, [u8]>)> {
         let rows = self.rows.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
-        rows.take(limit).map(|(name, value)| (name.clone(), value.clone())).collect()
+        rows.take(limit).map(|(name, value)| (name.into(), value.as_slice().into())).collect()
     }
 }
 
@@ -232,7 +233,7 @@ impl Life {
     }
 
     fn account(&self, target: &str) -> Option<AccountRow> {
-        let row = self.own.rows.get(&AccountRow::row(&target.into()))?;
+        let row = self.own.rows.get(AccountRow::row(&target.into()).as_str())?;
         Some(envelope::open(row).unwrap())
     }
 
@@ -243,7 +244,13 @@ impl Life {
     ) -> Body {
         let account = AccountId::of(&"acme".into(), &target.into(), &self.identity(), &Intent::default_intent());
         let action = action(target.into(), account, self.identity(), self.to.routing_key.clone());
-        Body::Operation(Operation { id: "op".into(), tenant: "acme".into(), actor: "cli".into(), at: self.now, action })
+        Body::Operation(Box::new(Operation {
+            id: "op".into(),
+            tenant: "acme".into(),
+            actor: "cli".into(),
+            at: self.now,
+            action,
+        }))
     }
 
     fn permit(&self, target: &str, answer: u8) -> Body {
@@ -270,7 +277,7 @@ impl Life {
             AccountState::Disabled => Op::Disable,
             AccountState::Absent => Op::Delete,
         };
-        Some(Body::Result(ResultEvent {
+        Some(Body::Result(Box::new(ResultEvent {
             tenant: "acme".into(),
             target: target.into(),
             account: row.account,
@@ -288,7 +295,7 @@ impl Life {
             source_time: self.now,
             effective: None,
             traceparent: None,
-        }))
+        })))
     }
 
     /// The event that this comes to now, if it is one.

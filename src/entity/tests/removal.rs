@@ -68,6 +68,6 @@ fn a_removal_without_an_order_takes_nobody_away_who_came_after_it() {
     let mut elsewhere = town.removal("hr", "w1", None);
     elsewhere.origin = Origin { topic: "hr".to_owned(), partition: 3, offset: 5 };
     let cause = Cause::from(&elsewhere);
-    town.deliver(Message { to, body: Body::Source(elsewhere), cause });
+    town.deliver(Message { to, body: Body::Source(elsewhere.into()), cause });
     assert_eq!(town.commands.last().unwrap().op, Op::Disable);
 }

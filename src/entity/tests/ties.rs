@@ -21,7 +21,7 @@ fn change(town: &mut Town, id: &str, order: i64, change: RecordChange) {
         traceparent: None,
     };
     let cause = Cause::from(&event);
-    town.deliver(Message { to, body: Body::Source(event), cause });
+    town.deliver(Message { to, body: Body::Source(event.into()), cause });
 }
 
 /// What the record holds, and whether its person is in.

@@ -39,7 +39,7 @@ impl Cursor {
             topic: topic.to_owned(),
             partition: None,
             key: Some(source.as_str().as_bytes().to_vec()),
-            value: Some(serde_json::to_vec(self).expect("two numbers and a bool")),
+            value: Some(serde_json::to_vec(self).expect("two numbers and a bool").into()),
             headers: Vec::new(),
         }
     }

@@ -268,8 +268,8 @@ impl Poller {
             topic: self.settings.topic.clone(),
             partition: None,
             key: Some(user.as_bytes().to_vec()),
-            value: Some(event.to_string().into_bytes()),
-            headers: vec![(CONTENT_TYPE.to_owned(), JSON.as_bytes().to_vec())],
+            value: Some(event.to_string().into()),
+            headers: vec![(CONTENT_TYPE.into(), JSON.into())],
         }
     }
 

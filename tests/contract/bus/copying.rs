@@ -39,7 +39,7 @@ pub fn record(topic: &str, key: &str, value: &str) -> Outgoing {
         topic: topic.to_owned(),
         partition: None,
         key: Some(key.as_bytes().to_vec()),
-        value: Some(value.as_bytes().to_vec()),
+        value: Some(value.to_owned().into()),
         headers: vec![],
     }
 }
@@ -64,7 +64,7 @@ pub fn append_numbers(bus: &dyn Bus, topic: &str, numbers: std::ops::Range<usize
 }
 
 pub fn text(record: &Incoming) -> String {
-    String::from_utf8(record.value.clone().unwrap()).unwrap()
+    String::from_utf8(record.value.clone().unwrap().into()).unwrap()
 }
 
 pub fn values(records: &[Incoming]) -> Vec<String> {

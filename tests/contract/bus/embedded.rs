@@ -149,7 +149,7 @@ fn copy_until_killed(data: &Path) {
             let Some(last) = batch.last() else { break };
             let mut outputs = Vec::new();
             for r in &batch {
-                let number = String::from_utf8(r.value.clone().unwrap()).unwrap();
+                let number = String::from_utf8(r.value.clone().unwrap().into()).unwrap();
                 outputs.extend((0..2).map(|p| Outgoing { partition: Some(p), ..record("out", "k", &number) }));
                 outputs.push(record("state", &(r.offset % 10).to_string(), &number));
             }
@@ -190,7 +190,7 @@ fn after_kill_9_every_output_has_its_offset_and_every_offset_its_output() {
         }
         let state: BTreeMap<_, _> = read_all(&bus, "state").iter().map(|r| (r.key.clone(), r.value.clone())).collect();
         let newest = (committed - 10.min(committed)..committed)
-            .map(|n| (Some((n % 10).to_string().into_bytes()), Some(n.to_string().into_bytes())));
+            .map(|n| (Some((n % 10).to_string().into_bytes()), Some(n.to_string().into())));
         assert_eq!(state, newest.collect(), "round {round}");
         assert_eq!(read_all(&bus, "state").len(), state.len(), "one record a key");
     }

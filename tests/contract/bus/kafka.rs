@@ -97,7 +97,7 @@ impl Bed for KafkaBed {
         producer.init_transactions(PATIENCE).unwrap();
         producer.begin_transaction().unwrap();
         for output in outputs {
-            let (key, value) = (output.key.as_ref().unwrap(), output.value.as_ref().unwrap());
+            let (key, value) = (output.key.as_deref().unwrap(), output.value.as_deref().unwrap());
             producer.send(BaseRecord::to(&output.topic).key(key).payload(value)).map_err(|(e, _)| e).unwrap();
         }
         producer.flush(PATIENCE).unwrap();
@@ -296,7 +296,7 @@ fn topics_are_planned_applied_and_refused_when_they_endanger_correctness() {
     assert_eq!(warnings[0].topic, missing_source);
     assert_eq!(bus.partitions(&missing_source).unwrap(), None, "a source's topic is the users' own");
     assert_eq!(topics::plan(&bus, &layout).unwrap().unchanged.len(), count);
-    let large = Outgoing { value: Some(vec![0; 800_000]), ..record(&layout.names.inbox(), "k", "") };
+    let large = Outgoing { value: Some(vec![0; 800_000].into()), ..record(&layout.names.inbox(), "k", "") };
     bus.append(vec![large]).unwrap();
 
     // What is ours to mend is mended, what only operators can decide is refused.

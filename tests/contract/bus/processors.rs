@@ -138,7 +138,7 @@ impl Town {
                 topic: self.hr.clone(),
                 partition: None,
                 key: Some(worker.into_bytes()),
-                value: Some(event.to_string().into_bytes()),
+                value: Some(event.to_string().into()),
                 headers: Vec::new(),
             }
         };

@@ -117,7 +117,7 @@ pub fn the_newest_value_of_a_key_wins_and_a_tombstone_ends_it(bed: &dyn Bed) {
         for key in 0..20 {
             let value = (key + round) % 7 != 0;
             records.push(Outgoing {
-                value: value.then(|| format!("{key}:{round}").into_bytes()),
+                value: value.then(|| format!("{key}:{round}").into()),
                 ..record(&changelog, &key.to_string(), "")
             });
             if value {
@@ -132,7 +132,7 @@ pub fn the_newest_value_of_a_key_wins_and_a_tombstone_ends_it(bed: &dyn Bed) {
     for r in read_all(bus, &changelog) {
         let key = String::from_utf8(r.key.unwrap()).unwrap();
         match r.value {
-            Some(value) => folded.insert(key, String::from_utf8(value).unwrap()),
+            Some(value) => folded.insert(key, String::from_utf8(value.into()).unwrap()),
             None => folded.remove(&key),
         };
     }

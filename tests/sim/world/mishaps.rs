@@ -150,7 +150,7 @@ impl World {
             return;
         }
         let again = self.bus.record(&topic, self.random.below(count) as usize);
-        let headers = vec![(REPLAYED.to_owned(), Vec::new())];
+        let headers = vec![(REPLAYED.into(), "".into())];
         self.append(Outgoing { headers, ..again });
     }
 
