@@ -49,6 +49,12 @@ impl Load {
         (0..count).map(|_| self.event()).collect()
     }
 
+    /// What some of them had last, sent again: it changes nothing.
+    pub fn again(&mut self, count: usize) -> Vec<String> {
+        let people = self.people.len() as u64;
+        (0..count).map(|_| self.people[self.random.below(people) as usize].last.clone()).collect()
+    }
+
     fn event(&mut self) -> String {
         self.events += 1;
         if self.people.len() < self.most && self.random.percent(40) || self.people.is_empty() {

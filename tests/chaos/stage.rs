@@ -247,6 +247,10 @@ fn append(bus: &dyn Bus, topic: &str, events: &[String]) {
     }
 }
 
+/// In every so many rounds a source sends again what it has sent: more than a batch of the processor steps at once.
+const FLOOD_EVERY: usize = 50;
+const FLOOD: usize = 2_000;
+
 /// Appends the load's events at a steady pace until it is stopped.
 pub struct Feeder {
     load: Arc<Mutex<Load>>,
@@ -262,8 +266,17 @@ impl Feeder {
             let (bus, source) = (Arc::clone(&stage.bus), stage.source.clone());
             move || {
                 let mut all = Vec::new();
-                while !enough.load(Ordering::Relaxed) {
-                    let events = load.lock().unwrap().next(at_once);
+                for round in 1.. {
+                    if enough.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let mut load = load.lock().unwrap();
+                    let mut events = load.next(at_once);
+                    if round % FLOOD_EVERY == 0 {
+                        events.extend(load.again(FLOOD));
+                        events.extend(load.next(at_once));
+                    }
+                    drop(load);
                     append(bus.as_ref(), &source, &events);
                     all.extend(events);
                     std::thread::sleep(pace);
