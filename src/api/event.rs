@@ -76,7 +76,7 @@ pub(super) async fn post(
             topic: topic.clone(),
             partition: None,
             key: (intake.key_of)(&event),
-            value: Some(event.to_vec().into()),
+            value: Some(event),
             headers: headers.clone(),
         })
         .collect();
