@@ -29,11 +29,17 @@ impl Rows for Own<'_> {
         self.0.get(&[self.1.as_slice(), row.as_bytes()].concat()).map(|value| value.as_slice().into())
     }
 
-    fn scan(&self, prefix: &str, limit: usize) -> Vec<(SmolStr, std::borrow::Cow<'_, [u8]>)> {
+    fn scan_after(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<(SmolStr, std::borrow::Cow<'_, [u8]>)> {
         let prefix = [self.1.as_slice(), prefix.as_bytes()].concat();
-        let rows = self.0.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)).take(limit);
-        let name = |key: &[u8]| String::from_utf8_lossy(&key[self.1.len()..]).into();
-        rows.map(|(key, value)| (name(key), value.as_slice().into())).collect()
+        let rows = self.0.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+        let rows = rows.map(|(key, value)| (String::from_utf8_lossy(&key[self.1.len()..]), value));
+        let rows = rows.filter(|(name, _)| after.is_none_or(|after| name.as_ref() > after));
+        rows.take(limit).map(|(name, value)| (name.into(), value.as_slice().into())).collect()
     }
 }
 

@@ -142,6 +142,11 @@ impl AccountRow {
         }
     }
 
+    /// The removal of access is asked for or held.
+    pub fn is_frozen(&self) -> bool {
+        matches!(self.removal, Removal::Asked { .. } | Removal::Held { .. })
+    }
+
     /// Nothing was ever commanded of it.
     pub fn is_new(&self) -> bool {
         self.generation == Generation::default()

@@ -292,12 +292,19 @@ fn overdue(step: &mut Step, me: &Me, row: &AccountRow, deadline: Timestamp, wait
     account_alert(step, me, row, AlertKind::DeprovisionOverdue, AlertState::Raised, &message);
 }
 
-/// Issues afresh what the account's current state asks for.
+/// Issues afresh what the account's current state asks for; by now that may be something else than what has failed. While its
+/// removal is asked for or held it is frozen: nothing is given to who left.
 fn redrive(step: &mut Step, me: &Me, target: &TargetName, operation: &str) -> Result<(), StepError> {
     let name = AccountRow::row(target);
-    let Some(mut row) = step.get::<AccountRow>(&name)? else { return Ok(()) };
+    let Some(before) = step.get::<AccountRow>(&name)? else { return Ok(()) };
     let Some(rules) = step.rules.target(target) else { return Ok(()) };
-    decide_account(step, me, &row, DecisionKind::Redriven { operation: operation.to_owned() });
+    decide_account(step, me, &before, DecisionKind::Redriven { operation: operation.to_owned() });
+    // A rule may have been mended since.
+    evaluate(step, me, None)?;
+    let Some(mut row) = step.get::<AccountRow>(&name)? else { return Ok(()) };
+    if row.generation != before.generation || row.is_frozen() {
+        return Ok(());
+    }
     let op = match (row.state, row.external_id.is_some()) {
         (AccountState::Present, false) => Op::Create,
         (AccountState::Present, true) => Op::Enable,
@@ -310,8 +317,7 @@ fn redrive(step: &mut Step, me: &Me, target: &TargetName, operation: &str) -> Re
     desired.active = row.state == AccountState::Present;
     command(step, me, rules, &mut row, op, desired);
     step.put_account(&row);
-    // A rule that was mended since may want something else by now.
-    evaluate(step, me, None)
+    Ok(())
 }
 
 fn drop_dead_letter(step: &mut Step, me: &Me, target: &TargetName, operation: &str) -> Result<(), StepError> {

@@ -66,9 +66,8 @@ pub(super) fn maintain(
         // The target may have an account of theirs that is in use, which this would disable: it counts as a removal.
         AccountState::Absent => ask_to_remove(step, me, head, row, Op::Create, urgent),
         AccountState::Disabled => {
-            let frozen = matches!(row.removal, Removal::Asked { .. } | Removal::Held { .. });
             // An update that the disable superseded was never made: the disable by itself changes no attribute.
-            if !frozen && (row.behind || row.desired.as_ref() != Some(&desired)) {
+            if !row.is_frozen() && (row.behind || row.desired.as_ref() != Some(&desired)) {
                 decide_account(step, me, row, DecisionKind::Moved);
                 command(step, me, target, row, Op::Update, desired);
             }
@@ -134,7 +133,8 @@ pub(super) fn permit(
         PermitAnswer::Rejected { operation } => {
             let left = step.get::<IdentityHead>(HEAD)?.is_some_and(|head| head.ended.is_some());
             row.removal = Removal::Rejected { left };
-            if row.clock.is_some() {
+            // Of a disabled account only the deletion was asked for: the clock is that of its disable, which may not be verified yet.
+            if row.state == AccountState::Present && row.clock.is_some() {
                 stop_clock(step, me, &mut row, DecisionKind::DeprovisionRejected { operation: operation.clone() });
             }
         }
@@ -148,6 +148,8 @@ pub(super) fn permit(
     match answer {
         // It was frozen meanwhile: an account that is maintained is made, or brought up to date, by what is known now.
         PermitAnswer::Granted | PermitAnswer::Released { .. } if maintained(step, target) => evaluate(step, me, None),
+        // It may have become urgent while the Guard was asked.
+        PermitAnswer::Held => evaluate(step, me, None),
         _ => Ok(()),
     }
 }

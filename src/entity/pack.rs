@@ -18,10 +18,12 @@ pub const VERSION: u8 = 2;
 pub const ENTITY_BYTES: usize = 16 << 10;
 /// A pack with more than this takes no further entity: it has to fit into a record with room to spare.
 pub const PACK_BYTES: usize = 64 << 10;
+/// Beyond this one that grows leaves: however much all of them grow, the pack stays one that is written and read.
+const MOST_PACK_BYTES: usize = 2 * PACK_BYTES;
 /// Smaller bodies are not worth compressing.
 const LEAST_COMPRESSED: usize = 256;
-/// The longest body that is believed: twice what a pack can come to.
-const MOST_BODY: usize = 4 * (PACK_BYTES + ENTITY_BYTES);
+/// The longest body that is believed: many times what a pack comes to, and no more memory than a damaged length may cost.
+const MOST_BODY: usize = 4 << 20;
 
 const BESIDE: u8 = 1;
 const LZ4: u8 = 2;
@@ -215,7 +217,7 @@ impl Pack {
         self.changed = true;
         if empty {
             self.bytes -= self.entities.remove(at).bytes;
-        } else if now > ENTITY_BYTES {
+        } else if now > ENTITY_BYTES || (now > before && self.bytes > MOST_PACK_BYTES) {
             return self.leave(at);
         } else if self.bytes > PACK_BYTES {
             self.beside = true;
@@ -397,6 +399,36 @@ mod tests {
         assert!(pack.put(&3u32.to_be_bytes(), "", Some(vec![9; 1200])).is_empty());
         assert_eq!(pack.get(&3u32.to_be_bytes(), "").unwrap().len(), 1200);
         assert!(!pack.is_home_of(&entities.to_be_bytes()));
+    }
+
+    /// A hundred and fifty records of one routing key, all of which grow: each for itself is small enough.
+    #[test]
+    fn a_pack_whose_entities_all_grow_stays_one_that_can_be_read() {
+        let (mut pack, mut beside) = (Pack::new(false), BTreeMap::new());
+        let mut random = 1u64;
+        // Nothing that compresses.
+        let mut bytes = |count: usize| -> Vec<u8> {
+            let next = |random: &mut u64| {
+                *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (*random >> 33) as u8
+            };
+            (0..count).map(|_| next(&mut random)).collect()
+        };
+        for size in [400, 2_300, 12_000] {
+            for entity in 0..150u32 {
+                let key = entity.to_be_bytes();
+                let value = bytes(size);
+                match pack.is_home_of(&key) {
+                    true => beside.extend(pack.put(&key, "", Some(value)).into_iter().map(|(_, value)| (key, value))),
+                    false => drop(beside.insert(key, value)),
+                }
+                let sealed = pack.seal().unwrap();
+                assert!(sealed.len() < MOST_PACK_BYTES + ENTITY_BYTES, "{} bytes", sealed.len());
+                pack = Pack::open(&sealed).unwrap();
+            }
+        }
+        assert_eq!(pack.entities().count() + beside.len(), 150, "each is in one place");
+        assert!(pack.entities().count() > 0);
     }
 
     #[test]

@@ -24,13 +24,12 @@ pub struct Stamped {
 /// An entity's own rows: `""` is its head. The runtime looks them up; a step can reach no other entity's.
 pub trait Rows {
     fn get(&self, row: &str) -> Option<Cow<'_, [u8]>>;
-    /// Rows whose name begins with `prefix`, in order of their names, at most `limit`.
-    fn scan(&self, prefix: &str, limit: usize) -> Vec<(SmolStr, Cow<'_, [u8]>)>;
+    /// Rows whose name begins with `prefix`, in order of their names, at most `limit`; from behind the row `after` on.
+    fn scan_after(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(SmolStr, Cow<'_, [u8]>)>;
 
-    /// As `scan`, from behind the row `after` on.
-    fn scan_after(&self, prefix: &str, after: &str, limit: usize) -> Vec<(SmolStr, Cow<'_, [u8]>)> {
-        let rows = self.scan(prefix, usize::MAX).into_iter();
-        rows.filter(|(name, _)| name.as_str() > after).take(limit).collect()
+    /// From the first on.
+    fn scan(&self, prefix: &str, limit: usize) -> Vec<(SmolStr, Cow<'_, [u8]>)> {
+        self.scan_after(prefix, None, limit)
     }
 }
 
@@ -136,7 +135,7 @@ impl<'a> Step<'a> {
         after: &str,
         limit: usize,
     ) -> Result<Vec<(SmolStr, T)>, StepError> {
-        let rows = self.rows.scan_after(prefix, after, limit).into_iter();
+        let rows = self.rows.scan_after(prefix, Some(after), limit).into_iter();
         rows.map(|(name, bytes)| decode(&name, &bytes).map(|row| (name, row))).collect()
     }
 

@@ -68,6 +68,8 @@ struct Town {
     continued: usize,
     /// Who is fired before the next of them.
     fired_between: Option<String>,
+    /// What the Guard has not come to: its partition is away.
+    waiting_for_guard: Option<Vec<Message>>,
 }
 
 struct TownRows<'a>(&'a BTreeMap<Vec<u8>, Vec<u8>>, Vec<u8>);
@@ -77,11 +79,12 @@ impl Rows for TownRows<'_> {
         self.0.get(&[self.1.as_slice(), row.as_bytes()].concat()).map(|value| value.as_slice().into())
     }
 
-    fn scan(&self, prefix: &str, limit: usize) -> Vec<(SmolStr, Cow<'_, [u8]>)> {
+    fn scan_after(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(SmolStr, Cow<'_, [u8]>)> {
         let prefix = [self.1.as_slice(), prefix.as_bytes()].concat();
         let rows = self.0.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
-        let name = |key: &[u8]| std::str::from_utf8(&key[self.1.len()..]).unwrap().into();
-        rows.take(limit).map(|(key, value)| (name(key), value.as_slice().into())).collect()
+        let rows = rows.map(|(key, value)| (std::str::from_utf8(&key[self.1.len()..]).unwrap(), value));
+        let rows = rows.filter(|(name, _)| after.is_none_or(|after| *name > after));
+        rows.take(limit).map(|(name, value)| (name.into(), value.as_slice().into())).collect()
     }
 }
 
@@ -104,6 +107,7 @@ impl Town {
             offset: 0,
             continued: 0,
             fired_between: None,
+            waiting_for_guard: None,
         }
     }
 
@@ -115,6 +119,10 @@ impl Town {
                 if let Some(number) = self.fired_between.take() {
                     self.fire(&number);
                 }
+            }
+            if let (EntityKey::Guard { .. }, Some(waiting)) = (&to.entity, &mut self.waiting_for_guard) {
+                waiting.push(Message { to, body, cause });
+                continue;
             }
             let stamped = Stamped { now: self.now, body, cause: cause.clone() };
             let transition = step(&to, &TownRows(&self.rows, key::entity(&to.entity)), &self.bundle, stamped).unwrap();
@@ -270,6 +278,11 @@ impl Town {
         let to = Address::identity(command.routing_key.clone(), command.tenant.clone(), command.identity.clone());
         let cause = Cause::own("result".to_owned(), command.cause.time);
         self.deliver(Message { to, body: Body::Result(result.into()), cause });
+    }
+
+    /// The Guard comes back, and to what has waited for it.
+    fn guard_returns(&mut self) {
+        self.waiting_for_guard.take().into_iter().flatten().for_each(|message| self.deliver(message));
     }
 
     fn verify_all(&mut self) {

@@ -67,6 +67,14 @@ impl Written {
         self.rows.insert(key, Row { value, timer: None });
     }
 
+    /// A row beside the packs, as the batch leaves it.
+    pub fn row(&self, store: &dyn Store, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.rows.get(key) {
+            Some(row) => Ok(row.value.clone()),
+            None => store.get(key),
+        }
+    }
+
     /// Makes the rows of an entity ready to be looked at and changed. An error: its pack can't be read.
     pub fn load(
         &mut self,
@@ -173,11 +181,7 @@ impl Written {
             }
             self.write(of, &entity, row, None);
         } else {
-            let there = match self.rows.get(&timer) {
-                Some(written) => written.value.is_some(),
-                None => store.get(&timer)?.is_some(),
-            };
-            if !there {
+            if self.row(store, &timer)?.is_none() {
                 return Ok(());
             }
         }
@@ -314,18 +318,22 @@ impl Rows for View<'_> {
         }
     }
 
-    fn scan(&self, prefix: &str, limit: usize) -> Vec<(SmolStr, Cow<'_, [u8]>)> {
+    fn scan_after(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(SmolStr, Cow<'_, [u8]>)> {
         if let Some(pack) = self.pack.filter(|_| !prefix.starts_with('~')) {
-            let rows = pack.scan(&self.entity, prefix).take(limit);
-            return rows.map(|(name, value)| (name.into(), Cow::Borrowed(value))).collect();
+            let rows = pack.scan(&self.entity, prefix).filter(|(name, _)| after.is_none_or(|after| *name > after));
+            return rows.take(limit).map(|(name, value)| (name.into(), Cow::Borrowed(value))).collect();
         }
         let prefix = key::beside(&self.entity, prefix);
+        let from = match after {
+            Some(after) => prefix.clone().max([&key::beside(&self.entity, after), &[0][..]].concat()),
+            None => prefix.clone(),
+        };
         let mine = self.entity.len();
         let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         // The batch may delete some of what the store shows: ask for that many more.
-        let touched = self.written.rows.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+        let touched = self.written.rows.range(from.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
         let deleted = touched.clone().filter(|(_, row)| row.value.is_none()).count();
-        let stored = self.store.scan(&prefix, &prefix, limit.saturating_add(deleted));
+        let stored = self.store.scan(&prefix, &from, limit.saturating_add(deleted));
         rows.extend(self.caught(stored));
         for (key, row) in touched {
             match &row.value {

@@ -149,6 +149,11 @@ impl Publisher {
         }
     }
 
+    /// The transaction in work was aborted: what it has is put out again.
+    pub fn aborted(&mut self) {
+        self.uncounted.clear();
+    }
+
     /// A partition was given back, and may come again as it went.
     pub fn set_aside(&mut self, partition: u32) -> Aside {
         self.uncounted.clear();

@@ -127,8 +127,8 @@ impl Partition {
         }
         // A release that can use what the former one could not, or one that can't use what that did.
         match wanted {
-            Some(wanted) => partition.switch(wanted),
-            None if !usable => partition.switch(Arc::clone(current)),
+            Some(wanted) => partition.switch(wanted)?,
+            None if !usable => partition.switch(Arc::clone(current))?,
             None => {}
         }
         Ok(partition)
@@ -180,14 +180,15 @@ impl Partition {
     }
 
     /// From here on this bundle decides; a sweep brings every identity up to it.
-    pub fn switch(&mut self, bundle: Arc<Bundle>) {
+    pub fn switch(&mut self, bundle: Arc<Bundle>) -> Result<(), StoreError> {
         if self.refused.take().is_some() {
             self.written.put(key::meta(META_REFUSED), None);
         }
-        let stands = self.store.get(&key::meta(META_BUNDLE)).ok().flatten();
+        // This batch may have switched before.
+        let stands = self.written.row(self.store.as_ref(), &key::meta(META_BUNDLE))?;
         let hash = bundle.hash().as_str();
         if stands.as_deref() == Some(hash.as_bytes()) && self.bundle.hash().as_str() == hash {
-            return;
+            return Ok(());
         }
         let first = stands.is_none();
         self.written.put(key::meta(META_BUNDLE), Some(hash.as_bytes().to_vec()));
@@ -195,6 +196,7 @@ impl Partition {
         if !first {
             self.set_sweep(Some(key::identities(None)));
         }
+        Ok(())
     }
 
     /// It was told to switch to rules that this release can't use: it goes on by those it has, and switches when a process can.
@@ -288,11 +290,16 @@ impl Partition {
         Ok(self.store.next_due()?.is_some_and(|due| due <= self.clock))
     }
 
-    /// Fires what is due, a bounded number; true if there may be more.
-    pub fn fire_timers(&mut self, limit: usize, emitted: &mut Emitted) -> Result<bool, StoreError> {
+    /// Fires what is due, a bounded number; true if there may be more. One that releases an entity may take many steps: after so
+    /// many of them the others wait for the next turn.
+    pub fn fire_timers(&mut self, limit: usize, steps: usize, emitted: &mut Emitted) -> Result<bool, StoreError> {
         let timers = batch::due(self.store.as_ref(), &self.written, self.clock, limit)?;
         let more = timers.len() == limit;
+        let enough = emitted.steps.len() + steps;
         for timer in timers {
+            if emitted.steps.len() >= enough {
+                return Ok(true);
+            }
             let set = self.store.get(&timer.key)?;
             self.written.put(timer.key.clone(), None);
             let Some((of, row)) = key::parse(&timer.key) else { continue };

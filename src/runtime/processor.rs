@@ -10,15 +10,17 @@ use super::intake::{Codecs, Intake, Taken, Unavailable};
 use super::outputs::{OutputError, Publisher};
 use super::pace::Pace;
 use super::partition::{Partition, is_continue};
-use super::restore::{Found, RestoreError, Restored, look};
+use super::place::Place;
+use super::restore::{Found, RestoreError, Restored, TOUCH_EVERY, look};
 use super::restorer::{Progress, RestoreSettings, Restorer};
 use super::work::{self, Given, Hands, Stepped};
 use crate::bus::{
-    BatchLimit, Bus, BusError, CommitError, Incoming, Membership, Outgoing, Poll, Session, TopicPartition, Transaction,
+    BatchLimit, Bus, BusError, CommitError, Ends, Incoming, Membership, Outgoing, Poll, Session, TopicPartition,
+    Transaction,
 };
 use crate::model::envelope::{self, EnvelopeError};
 use crate::model::topic::TopicNames;
-use crate::model::{InboxRecord, PartitionId};
+use crate::model::{InboxRecord, PartitionId, Timestamp};
 use crate::rules::Bundle;
 use crate::store::{StoreError, Stores};
 use crate::telemetry::Metrics;
@@ -38,8 +40,6 @@ const MOST_ROUNDS: usize = 1_000;
 const RESTORING_WAIT: Duration = Duration::from_millis(20);
 /// The same while timers wait for what came in before.
 const BACKLOG_WAIT: Duration = Duration::from_millis(20);
-/// How often the stores are told that they are current, for the stale-disk rule.
-const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessorError {
@@ -90,33 +90,6 @@ pub struct Turn {
     pub more: bool,
 }
 
-/// Where a changelog stands, as long as nobody else writes to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    /// Behind the last record of ours.
-    next: i64,
-    /// Offsets that the end of our last transaction takes there, now or in a moment.
-    marker: i64,
-}
-
-impl Place {
-    fn at(end: i64) -> Self {
-        Self { next: end, marker: 0 }
-    }
-
-    /// A transaction with so many records was committed: that of the one before had ended by then.
-    fn wrote(&mut self, records: i64, marker: i64) {
-        self.next += self.marker + records;
-        self.marker = marker;
-    }
-
-    /// Whether nobody has written since. Another owner's first record can't be there before our marker is: it would have
-    /// replayed up to the end of our transaction first.
-    fn is_end(self, end: i64) -> bool {
-        (self.next..=self.next + self.marker).contains(&end)
-    }
-}
-
 /// Behind the records, by partition.
 fn offsets_behind(records: &[Incoming]) -> BTreeMap<TopicPartition, i64> {
     // Records of one partition come in runs: the last one's offset is what counts.
@@ -165,7 +138,7 @@ pub struct Processor {
     /// The last transaction was aborted. What comes again is made whole before it is sent: the time that its making takes is none of
     /// the transaction's then, which may have taken too long.
     rewound: bool,
-    touched: Instant,
+    touched: Timestamp,
 }
 
 impl Processor {
@@ -197,6 +170,7 @@ impl Processor {
             Restorer::new(Arc::clone(&bus), changelog, settings.restore, Arc::clone(&metrics), Arc::clone(&progress));
         let direct = Direct::new(Arc::clone(&bus), &settings.topics, !settings.through_inbox);
         let backlog = Backlog::new(Arc::clone(&bus), &settings.topics);
+        let touched = now.now();
         Ok(Self {
             settings,
             restorer,
@@ -219,7 +193,7 @@ impl Processor {
             parked: BTreeMap::new(),
             pace: Pace::new(Instant::now()),
             rewound: false,
-            touched: Instant::now(),
+            touched,
         })
     }
 
@@ -288,10 +262,11 @@ impl Processor {
             self.publisher.count(one.counted);
         }
         if transaction.outputs.is_empty() && transaction.offsets.is_empty() {
-            self.touch()?;
+            self.touch(false)?;
             return Ok(Turn { records: count, committed: false, more });
         }
-        self.commit(transaction, &written)?;
+        let committed = self.commit(transaction, &written)?;
+        self.touch(committed)?;
         Ok(Turn { records: count, committed: true, more })
     }
 
@@ -305,7 +280,8 @@ impl Processor {
         Ok(self.session.leave()?)
     }
 
-    fn commit(&mut self, transaction: Transaction, written: &BTreeMap<u32, i64>) -> Result<(), ProcessorError> {
+    /// Whether it took place, and the stores have followed.
+    fn commit(&mut self, transaction: Transaction, written: &BTreeMap<u32, i64>) -> Result<bool, ProcessorError> {
         let began = Instant::now();
         match self.session.commit(transaction) {
             Ok(()) => {
@@ -333,10 +309,11 @@ impl Processor {
                     self.publisher.written(id, &writes);
                 }
                 self.publisher.committed();
-                Ok(())
+                Ok(true)
             }
             Err(CommitError::Rewound(reason)) => {
                 self.rewound = true;
+                self.publisher.aborted();
                 self.metrics.rewinds_total.inc();
                 tracing::warn!(reason, "transaction aborted; its records come again");
                 // Whether it took place is for the changelog to say, not for what is in memory.
@@ -345,7 +322,8 @@ impl Processor {
                 self.partitions.clear();
                 self.places.clear();
                 self.direct.begin_anew(self.session.as_mut())?;
-                self.take_up(&own)
+                self.take_up(&own)?;
+                Ok(false)
             }
             Err(CommitError::Bus(error)) => Err(error.into()),
         }
@@ -647,36 +625,22 @@ impl Processor {
         Ok(wait)
     }
 
-    fn touch(&mut self) -> Result<(), ProcessorError> {
-        if self.touched.elapsed() >= TOUCH_EVERY {
-            self.touched = Instant::now();
-            let now = self.now.now();
-            for partition in self.partitions.values_mut() {
+    /// `committed`: a moment ago the brokers took this process for the owner of its partitions. Otherwise their changelogs are
+    /// looked at: one that was stopped for days and does not know it yet must not take an outdated store for a current one.
+    fn touch(&mut self, committed: bool) -> Result<(), ProcessorError> {
+        let now = self.now.now();
+        if now.since(self.touched) < TOUCH_EVERY {
+            return Ok(());
+        }
+        self.touched = now;
+        let changelog = self.settings.topics.state();
+        for (id, partition) in &mut self.partitions {
+            let is_end = |ends: Ends| self.places.get(id).is_some_and(|place| place.is_end(ends.end));
+            // Brokers that can't be asked now are asked the next time.
+            if committed || self.bus.ends(&changelog, *id).is_ok_and(is_end) {
                 partition.store.touch(now)?;
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_changelog_ends_where_we_left_it_until_anybody_else_writes() {
-        let marker = 1;
-        let mut place = Place::at(10);
-        assert_eq!([9, 10, 11].map(|end| place.is_end(end)), [false, true, false]);
-        // Three records and their marker, which may not be there yet.
-        place.wrote(3, marker);
-        assert_eq!([12, 13, 14, 15].map(|end| place.is_end(end)), [false, true, true, false]);
-        // The next transaction begins behind that marker.
-        place.wrote(2, marker);
-        assert_eq!([15, 16, 17, 18].map(|end| place.is_end(end)), [false, true, true, false]);
-        // On a bus without markers another's single record shows.
-        let mut place = Place::at(0);
-        place.wrote(1, 0);
-        assert_eq!([0, 1, 2].map(|end| place.is_end(end)), [false, true, false]);
     }
 }

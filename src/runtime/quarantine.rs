@@ -170,6 +170,13 @@ impl Partition {
 
     pub(super) fn wait(&mut self, message: Message, mut marked: Quarantined, emitted: &mut Emitted) {
         let to = message.to.clone();
+        if marked.waiting() >= MAX_WAITING
+            && let Body::Timer { name, .. } = &message.body
+        {
+            // Nobody sends it again: it is set anew, so that it is there when the entity takes events again.
+            self.written.set_timer(&to, &key::timer(name), self.clock.plus(QUARANTINE_RETRY));
+            return;
+        }
         let record = envelope::seal(&InboxRecord::Message(message));
         if marked.waiting() >= MAX_WAITING {
             let detail = format!("{}: {}", to.entity, marked.reason);

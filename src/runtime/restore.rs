@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 /// A store that was last current longer ago than this may have missed tombstones that compaction has removed since: half of
 /// the `delete.retention.ms` (24 h) of our changelogs.
 pub const STALE_AFTER: Duration = Duration::from_secs(12 * 3600);
+/// How often the stores of a process are told that they are current.
+pub const TOUCH_EVERY: Duration = Duration::from_secs(60);
 /// Records applied to the stores at once: large enough for one write to be cheap, small enough to stay within some MiB.
 pub const CHUNK: usize = 2_000;
 /// A thread's rebuilds gather so much before the largest is loaded: the larger, the fewer tables are written and merged later.

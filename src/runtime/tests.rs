@@ -1,5 +1,6 @@
 //! The processor's loop on an embedded bus in memory, turn by turn.
 
+use super::batch::{View, Written};
 use super::partition::{Emitted, Partition};
 use super::{Codecs, Processor, ProcessorSettings, Publisher, RestoreSettings};
 use crate::bus::embedded::{Clock as _, EmbeddedBus, VirtualClock};
@@ -7,15 +8,15 @@ use crate::bus::topics::{self, Wishes};
 use crate::bus::{BatchLimit, Bus, Membership, Outgoing, Poll, Session};
 use crate::codec::public::PublicCodec;
 use crate::codec::source::SourceDecoder;
-use crate::entity::Emission;
+use crate::entity::{Emission, Rows, key};
 use crate::model::topic::TopicNames;
 use crate::model::{
-    Address, Attributes, Body, Cause, Command, IdentityId, Message, RecordId, RoutingKey, SourceName, TenantId,
+    Address, Attributes, Body, Cause, Command, IdentityId, Message, PartitionId, RecordId, RoutingKey, TenantId,
     Timestamp, Value,
 };
 use crate::rules::{Bundle, SourceFile};
 use crate::store::memory::MemoryStores;
-use crate::store::{StoreError, Stores};
+use crate::store::{StoreError, Stores, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,55 +60,145 @@ pub(super) fn member_at(now: Timestamp) -> (Arc<dyn Bus>, TopicNames, Box<dyn Se
     (bus, names, session)
 }
 
+/// A partition with nothing in it.
+fn empty(id: PartitionId, count: u32, rules: &Arc<Bundle>) -> Partition {
+    let store = MemoryStores::new().open("state", 0).unwrap();
+    Partition::open(id, count, 1 << 20, 1 << 20, store, rules, |_| Ok::<_, StoreError>(None)).unwrap()
+}
+
+fn committed(partition: &mut Partition) {
+    partition.changelog("state");
+    partition.settle(1).unwrap();
+}
+
+/// A person's identity, and a word of the HR record: until when.
+fn identity(routing_key: &RoutingKey, name: &str) -> Address {
+    Address::identity(routing_key.clone(), "acme".into(), IdentityId(name.into()))
+}
+
+fn until(to: &Address, end: &str) -> Message {
+    Message {
+        to: to.clone(),
+        body: Body::RecordChanged {
+            source: "hr".into(),
+            record: RecordId("w".into()),
+            attributes: Attributes::from([("number", Value::from("w")), ("end", Value::from(end))]),
+            time: NINE,
+            route: to.routing_key.clone(),
+        },
+        cause: Cause::own("event".into(), NINE),
+    }
+}
+
+const RETRY: Duration = Duration::from_secs(300);
+
 /// A leaver's identity was set aside and is tried again by its timer. What it asks the Guard, which lives in another partition, is
 /// for that one to answer.
 #[test]
 fn what_a_released_entity_sends_goes_to_the_partition_that_it_is_for() {
     const PARTITIONS: u32 = 64;
-    const RETRY: Duration = Duration::from_secs(300);
-    let (tenant, source): (TenantId, SourceName) = ("acme".into(), "hr".into());
+    let tenant: TenantId = "acme".into();
     let guard = Address::guard(tenant.clone());
     let elsewhere = |key: &RoutingKey| key.partition(PARTITIONS) != guard.routing_key.partition(PARTITIONS);
     let keys = (0..).map(|n| RoutingKey::of(&tenant, &format!("w{n}")));
     let routing_key = keys.into_iter().find(elsewhere).expect("only one in 64 lies beside it");
-    let rules = rules("number");
-    let mut partition = Partition::open(
-        routing_key.partition(PARTITIONS),
-        PARTITIONS,
-        1 << 20,
-        1 << 20,
-        MemoryStores::new().open("state", 0).unwrap(),
-        &rules,
-        |_| Ok::<_, StoreError>(None),
-    )
-    .unwrap();
-    let identity = Address::identity(routing_key.clone(), tenant, IdentityId("i".into()));
-    let record = |end: &str| Message {
-        to: identity.clone(),
-        body: Body::RecordChanged {
-            source: source.clone(),
-            record: RecordId("w".into()),
-            attributes: Attributes::from([("number", Value::from("w")), ("end", Value::from(end))]),
-            time: NINE,
-            route: routing_key.clone(),
-        },
-        cause: Cause::own("event".into(), NINE),
-    };
+    let mut partition = empty(routing_key.partition(PARTITIONS), PARTITIONS, &rules("number"));
+    let person = identity(&routing_key, "i");
     let mut emitted = Emitted::default();
     partition.tick(NINE);
-    partition.deliver(record("2027-03-02T10:00:00Z"), &mut emitted).unwrap();
-    partition.set_aside(record("2026-03-01T10:00:00Z"), "for a test".to_owned(), &mut emitted);
-    partition.changelog("state");
-    partition.settle(1).unwrap();
+    partition.deliver(until(&person, "2027-03-02T10:00:00Z"), &mut emitted).unwrap();
+    partition.set_aside(until(&person, "2026-03-01T10:00:00Z"), "for a test".to_owned(), &mut emitted);
+    committed(&mut partition);
 
     let mut emitted = Emitted::default();
     partition.tick(NINE.plus(RETRY));
-    partition.fire_timers(10, &mut emitted).unwrap();
+    partition.fire_timers(10, 100, &mut emitted).unwrap();
     assert_eq!(emitted.steps, [("identity", "done")]);
     let sent: Vec<_> = emitted.sends.iter().map(|message| (&message.to, message.body.kind())).collect();
     assert_eq!(sent, [(&guard, "permit_request")]);
     let commands = emitted.emissions.iter().filter(|emission| matches!(emission, Emission::Command(_))).count();
     assert_eq!(commands, 0, "nobody has permitted it yet");
+}
+
+#[test]
+fn a_turn_takes_a_bounded_number_of_the_steps_that_wait_for_released_entities() {
+    let (waiting, people) = (60, 20);
+    let mut partition = empty(PartitionId(0), 1, &rules("number"));
+    let routing_key = RoutingKey::of(&"acme".into(), "w");
+    let mut emitted = Emitted::default();
+    partition.tick(NINE);
+    for n in 0..people {
+        let person = identity(&routing_key, &format!("i{n}"));
+        partition.set_aside(until(&person, "2027-03-02T10:00:00Z"), "for a test".to_owned(), &mut emitted);
+        (1..waiting).for_each(|_| partition.deliver(until(&person, "2027-03-02T10:00:00Z"), &mut emitted).unwrap());
+    }
+    committed(&mut partition);
+    partition.tick(NINE.plus(RETRY));
+    let (mut steps, mut turns) = (0, 0);
+    let mut more = true;
+    while more {
+        let mut emitted = Emitted::default();
+        more = partition.fire_timers(200, 100, &mut emitted).unwrap();
+        assert!(emitted.steps.len() < 100 + waiting, "{} steps in one turn", emitted.steps.len());
+        steps += emitted.steps.len();
+        turns += 1;
+        committed(&mut partition);
+    }
+    assert_eq!(steps, waiting * people);
+    assert!(turns >= waiting * people / (100 + waiting), "{turns} turns");
+}
+
+#[test]
+fn a_timer_of_an_entity_for_which_nothing_more_can_wait_is_not_lost() {
+    let mut partition = empty(PartitionId(0), 1, &rules("number"));
+    let person = identity(&RoutingKey::of(&"acme".into(), "w"), "i");
+    let mut emitted = Emitted::default();
+    partition.tick(NINE);
+    partition.set_aside(until(&person, "2027-03-02T10:00:00Z"), "for a test".to_owned(), &mut emitted);
+    for _ in 1..10_000 {
+        partition.deliver(until(&person, "2027-03-02T10:00:00Z"), &mut emitted).unwrap();
+    }
+    assert!(emitted.undeliverable.is_empty());
+    let body = Body::Timer { name: "deadline/wiki".into(), due: NINE };
+    partition.deliver(Message { to: person, body, cause: Cause::own("timer".into(), NINE) }, &mut emitted).unwrap();
+    committed(&mut partition);
+    assert!(emitted.undeliverable.is_empty(), "nobody sends a timer again");
+    let timers = partition.store.due(NINE.plus(RETRY), 10).unwrap();
+    let names: Vec<_> = timers.iter().filter_map(|timer| Some(key::parse(&timer.key)?.1.to_string())).collect();
+    assert!(names.contains(&"~t/deadline/wiki".to_owned()), "{names:?}");
+}
+
+#[test]
+fn a_switch_that_follows_another_in_the_first_batch_of_a_partition_sweeps() {
+    let (first, second) = (rules("number"), rules("\"number + ''\""));
+    let mut partition = empty(PartitionId(0), 1, &first);
+    partition.switch(Arc::clone(&first)).unwrap();
+    assert!(!partition.is_sweeping(), "there is nobody yet");
+    let person = identity(&RoutingKey::of(&"acme".into(), "w"), "i");
+    partition.deliver(until(&person, "2027-03-02T10:00:00Z"), &mut Emitted::default()).unwrap();
+    partition.switch(second).unwrap();
+    assert!(partition.is_sweeping(), "whom the first rules have decided about");
+}
+
+#[test]
+fn a_scan_goes_on_behind_a_row_without_reading_those_before_it() {
+    let guard = Address::guard("acme".into());
+    let mut store = MemoryStores::new().open("state", 0).unwrap();
+    let row = |name: &str| key::row(&guard.entity, name);
+    let put = |name: &str| Write { key: row(name), value: Some("old".into()), timer: None };
+    let names = ["head", "held/a", "held/b", "held/c", "held/d", "held/f", "later"];
+    store.apply(&names.map(put), 1).unwrap();
+    let mut written = Written::default();
+    written.put(row("held/a"), None);
+    written.put(row("held/c"), None);
+    written.put(row("held/e"), Some(b"new".to_vec()));
+    let view = View::beside(store.as_ref(), &written, &guard.entity);
+    let scan = |after, limit| {
+        let rows = view.scan_after("held/", after, limit).into_iter();
+        rows.map(|(name, _)| name.trim_start_matches("held/").to_owned()).collect::<Vec<_>>().concat()
+    };
+    assert_eq!([scan(None, 10), scan(None, 2), scan(Some("held/b"), 2)], ["bdef", "bd", "de"]);
+    assert_eq!([scan(Some("held/d"), 9), scan(Some("held/f"), 9), scan(Some(""), 9)], ["ef", "", "bdef"]);
 }
 
 struct House {
@@ -250,4 +341,37 @@ fn a_backlog_that_is_never_read_to_its_end_keeps_no_leaver_waiting_for_long() {
         assert!(waited <= Duration::from_secs(120), "{:?}", house.commands());
     }
     assert!(second.turn(Duration::ZERO).unwrap().records > 0, "that was not all");
+}
+
+/// A store that was last known to be current long ago is rebuilt, so it has to be said that it is, under load as well; and by
+/// nobody who can't know.
+#[test]
+fn a_store_is_current_as_of_the_last_commit_or_look_and_not_once_another_has_written() {
+    let house = House::new();
+    let written_at = |house: &House| house.disk.open("state", 0).unwrap().written_at().unwrap();
+    let mut process = house.process();
+    run(&mut process);
+    house.pass(HOUR);
+    house.hr("extended", 1, "2026-03-02T20:00:00Z");
+    let turn = process.turn(Duration::ZERO).unwrap();
+    assert!(turn.committed, "a turn that is not idle");
+    process.stop().unwrap();
+    assert_eq!(written_at(&house), Some(NINE.plus(HOUR)));
+
+    let mut process = house.process();
+    run(&mut process);
+    house.pass(HOUR);
+    process.turn(Duration::ZERO).unwrap();
+    process.stop().unwrap();
+    assert_eq!(written_at(&house), Some(NINE.plus(2 * HOUR)), "idle, and its changelog ends where it left it");
+
+    // It was stopped, another had its partition, and it does not know that yet.
+    let mut process = house.process();
+    run(&mut process);
+    let (topic, key) = (house.names.state(), Some(b"another's".to_vec()));
+    house.bus.append(vec![Outgoing { topic, partition: Some(0), key, value: None, headers: Vec::new() }]).unwrap();
+    house.pass(HOUR);
+    process.turn(Duration::ZERO).unwrap();
+    process.stop().unwrap();
+    assert_eq!(written_at(&house), Some(NINE.plus(2 * HOUR)));
 }

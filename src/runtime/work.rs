@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// Timers fired for one partition in one turn, and identities swept: a bounded share, behind live traffic.
 const TIMERS_A_TURN: usize = 200;
+/// Steps that they may take, waiting messages of entities that they release included.
+const STEPS_OF_TIMERS: usize = 1_000;
 const SWEPT_A_TURN: usize = 50;
 /// Fewer records than this are done sooner than another thread is awake.
 const WORTH_SHARING: usize = 64;
@@ -64,7 +66,7 @@ pub(super) fn end(partition: &mut Partition, timers: bool, stepped: &mut Stepped
         stepped.more = partition.is_sweeping() || partition.is_due()?;
         return Ok(());
     }
-    stepped.more = partition.fire_timers(TIMERS_A_TURN, &mut stepped.emitted)?;
+    stepped.more = partition.fire_timers(TIMERS_A_TURN, STEPS_OF_TIMERS, &mut stepped.emitted)?;
     partition.sweep(SWEPT_A_TURN, &mut stepped.emitted)?;
     stepped.more |= partition.is_sweeping();
     Ok(())
@@ -75,7 +77,7 @@ pub(super) fn go_on(partition: &mut Partition, given: Vec<Given>, stepped: &mut 
     for one in given {
         match one {
             Given::Message(message) => partition.deliver(*message, &mut stepped.emitted)?,
-            Given::Switch(bundle) => partition.switch(bundle),
+            Given::Switch(bundle) => partition.switch(bundle)?,
             Given::Refuse(hash) => partition.refuse(&hash),
         }
     }

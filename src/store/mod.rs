@@ -62,7 +62,7 @@ pub trait Store: Send {
     fn load(&mut self, writes: Vec<Write>) -> Result<(), StoreError>;
     /// None: empty, to be rebuilt from the changelog's start.
     fn position(&self) -> Result<Option<i64>, StoreError>;
-    /// When `apply` last ran, by the wall clock it was told: a store that is too old may have missed tombstones.
+    /// When it was last known to be current: one that is too old may have missed tombstones.
     fn written_at(&self) -> Result<Option<Timestamp>, StoreError>;
     /// Remembers that the store is current as of `now`.
     fn touch(&mut self, now: Timestamp) -> Result<(), StoreError>;

@@ -58,8 +58,14 @@ impl Rows for Own {
         self.rows.get(row).map(|value| value.as_slice().into())
     }
 
-    fn scan(&self, prefix: &str, limit: usize) -> Vec<(SmolStr, std::borrow::Cow<'_, [u8]>)> {
+    fn scan_after(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<(SmolStr, std::borrow::Cow<'_, [u8]>)> {
         let rows = self.rows.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
+        let rows = rows.filter(|(name, _)| after.is_none_or(|after| name.as_str() > after));
         rows.take(limit).map(|(name, value)| (name.into(), value.as_slice().into())).collect()
     }
 }

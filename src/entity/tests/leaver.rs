@@ -175,3 +175,66 @@ fn a_dead_letter_of_a_leavers_maintained_account_is_redriven_as_what_it_is() {
         assert_eq!((town.commands[0].op, town.commands[0].desired.active), (op, false));
     }
 }
+
+#[test]
+fn what_becomes_urgent_while_the_guard_is_asked_is_not_held() {
+    let mut town = Town::with(bundle(0, false));
+    town.hire("1", "Legal");
+    town.verify_all();
+    town.commanded();
+    town.waiting_for_guard = Some(Vec::new());
+    town.fire("1");
+    town.tell("hr", "w1", "number=1 name=Augusta department=Legal status=left reason=security");
+    assert_eq!(town.commanded(), [""; 0], "the Guard has not answered yet");
+    town.guard_returns();
+    assert_eq!(town.commanded(), ["disable directory 2"]);
+}
+
+#[test]
+fn a_redrive_gives_nothing_to_a_leaver_whose_removal_is_held() {
+    let mut town = Town::with(bundle(0, false));
+    town.hire("1", "Legal");
+    let create = town.commands[0].clone();
+    town.result(&create, Outcome::DeadLettered);
+    town.commanded();
+    let redrive = |town: &mut Town| {
+        let (identity, routing_key) = (create.identity.clone(), create.routing_key.clone());
+        let to = Address::identity(routing_key.clone(), "acme".into(), identity.clone());
+        let account = create.account.clone();
+        town.operate(to, Action::Redrive { target: "directory".into(), account, identity, routing_key });
+    };
+    town.waiting_for_guard = Some(Vec::new());
+    town.fire("1");
+    redrive(&mut town);
+    assert_eq!(town.commanded(), [""; 0], "the Guard is asked");
+    town.guard_returns();
+    redrive(&mut town);
+    assert_eq!(town.commanded(), [""; 0], "held");
+    town.operate(Address::guard("acme".into()), Action::GuardRelease { target: None, account: None });
+    assert_eq!(town.commanded(), ["disable directory 2"]);
+    redrive(&mut town);
+    assert_eq!(town.commanded(), ["disable directory 3"]);
+}
+
+#[test]
+fn who_rejects_a_deletion_does_not_stop_the_clock_of_the_disable() {
+    let mut town = Town::with(bundle(0, false));
+    let guard = Address::guard("acme".into());
+    town.hire("1", "Legal");
+    town.verify_all();
+    town.fire("1");
+    town.operate(guard.clone(), Action::GuardRelease { target: None, account: None });
+    let disable = town.commands.last().unwrap().clone();
+    // The target is away for weeks: nobody has seen that the access is gone.
+    town.pass(31 * DAY);
+    assert_eq!(town.commanded(), ["create directory 1", "disable directory 2"]);
+    assert!(matches!(town.account("1", "directory").removal, Removal::Held { op: Op::Delete, .. }));
+    let overdue =
+        |town: &Town, state| town.alerts.iter().filter(|a| **a == (AlertKind::DeprovisionOverdue, state)).count();
+    assert_eq!(overdue(&town, AlertState::Raised), 1);
+    town.operate(guard, Action::GuardReject { target: None, account: None });
+    assert!(town.account("1", "directory").clock.is_some(), "the account is to stay, the access is not");
+    assert_eq!(overdue(&town, AlertState::Resolved), 0);
+    town.result(&disable, Outcome::Verified);
+    assert_eq!(overdue(&town, AlertState::Resolved), 1);
+}
