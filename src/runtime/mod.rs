@@ -31,7 +31,7 @@ pub use lag::{Lag, Positions};
 pub use outputs::Publisher;
 pub use processor::{Processor, ProcessorError, ProcessorSettings, SLICE, Turn};
 pub use quarantine::{Quarantined, Why, quarantine_id};
-pub use restore::{RestoreError, Restored, STALE_AFTER, TOUCH_EVERY, restore};
+pub use restore::{RestoreError, Restored, STALE_AFTER, restore};
 pub use restorer::{Progress, RestoreSettings};
 
 use crate::bus::embedded::Clock;

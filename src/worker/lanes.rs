@@ -9,7 +9,7 @@ use crate::lane::{Accepted, Breaker, Call, Ended, Lane, LaneEffect, RetryPolicy}
 use crate::model::topic::TopicNames;
 use crate::model::{AccountId, Command, ResultEvent, TargetName, Timestamp, envelope};
 use crate::rules::PublicFormat;
-use crate::runtime::{Now, TOUCH_EVERY, restore};
+use crate::runtime::{Now, restore};
 use crate::store::{Store, StoreError, Stores, Write};
 use crate::telemetry::Metrics;
 use crate::worker::call::Newest;
@@ -103,8 +103,6 @@ pub struct LaneLoop {
     /// Results of commands that were overtaken while the process that ran them went away: to be committed with their rows.
     overtaken: Vec<(u32, AccountId, Box<ResultEvent>)>,
     breaker: Breaker,
-    /// When the stores were last told that they are current, for the stale-disk rule.
-    touched: Timestamp,
     /// No new calls: the worker is about to stop.
     holding_back: bool,
 }
@@ -133,7 +131,6 @@ impl LaneLoop {
             topics: vec![settings.topics.commands(&settings.target)],
         };
         let session = bus.join(&membership)?;
-        let touched = now.now();
         Ok(Self {
             settings,
             bus,
@@ -150,7 +147,6 @@ impl LaneLoop {
             lost: BTreeSet::new(),
             overtaken: Vec::new(),
             breaker: Breaker::default(),
-            touched,
             holding_back: false,
         })
     }
@@ -376,23 +372,12 @@ impl LaneLoop {
             partition.position += writes.len() as i64;
             partition.store.apply(&writes, partition.position)?;
         }
-        self.touch()?;
         for completion in std::mem::take(&mut self.completions) {
             self.in_flight.remove(&completion.id);
             self.rest(&completion.id);
         }
         self.in_flight.extend(work.started.iter().map(|started| started.id.clone()));
         Ok(work.started)
-    }
-
-    /// A moment ago the brokers took this process for the owner of its partitions: their stores are current.
-    fn touch(&mut self) -> Result<(), WorkerError> {
-        let now = self.now.now();
-        if now.since(self.touched) >= TOUCH_EVERY {
-            self.touched = now;
-            self.partitions.values_mut().try_for_each(|partition| partition.store.touch(now))?;
-        }
-        Ok(())
     }
 
     /// A lane with nothing to do leaves memory.
