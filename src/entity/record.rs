@@ -212,8 +212,32 @@ fn take(step: &mut Step, me: &Me, head: &mut RecordHead, event: &SourceEvent) {
             let route = Address::route(me.tenant.clone(), me.source.clone(), me.record.clone());
             step.send(route, Body::Claim { record: me.address(), movable: !me.anchor });
         }
-        Route::Claimed | Route::Disputed => {}
+        Route::Disputed => tell_holder_of_the_end(step, me, head),
+        Route::Claimed => {}
     }
+}
+
+/// Whom a disputed record belongs to is for the source to say. That access ends is heard meanwhile: it ends for the identity that
+/// holds the record's id, as if the record had been removed.
+fn tell_holder_of_the_end(step: &mut Step, me: &Me, head: &RecordHead) {
+    if head.present && !ends(step, me, &head.attributes) {
+        return;
+    }
+    let removal = SourceEvent {
+        tenant: me.tenant.clone(),
+        source: me.source.clone(),
+        record: me.record.clone(),
+        routing_key: me.routing_key.clone(),
+        id: step.cause.event.clone(),
+        order: head.order,
+        time: head.time,
+        change: RecordChange::Remove,
+        // It came in elsewhere than the holder's events: places are not compared.
+        origin: Origin { topic: String::new(), partition: 0, offset: 0 },
+        traceparent: step.cause.traceparent.clone(),
+    };
+    let route = Address::route(me.tenant.clone(), me.source.clone(), me.record.clone());
+    step.send(route, Body::Source(removal.into()));
 }
 
 /// The record's content with this event, and which event it is from.
@@ -301,9 +325,10 @@ fn routed(step: &mut Step, me: &Me, head: &mut RecordHead, verdict: RouteVerdict
                 step,
                 me,
                 AlertState::Raised,
-                "the record's routing attribute changed, which its source promised it never does; \
-                 its identity stays with the former value. restore the value at the source, or remove the record there and send it anew",
+                "the record's routing attribute changed, which its source promised it never does; its identity stays with the \
+                 former value. restore the value at the source: under the new one only an end of access is heard",
             );
+            tell_holder_of_the_end(step, me, head);
         }
     }
 }

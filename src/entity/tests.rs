@@ -641,6 +641,25 @@ fn a_record_whose_route_changes_is_disputed_if_it_anchors_and_never_doubled() {
     assert_eq!(town.alerts, [(AlertKind::RecordDisputed, AlertState::Raised)]);
 }
 
+/// Somebody's number is changed against the source's promise, and they leave under the new one; or both at once.
+#[test]
+fn an_end_of_access_is_heard_of_a_disputed_record() {
+    for at_once in [false, true] {
+        let mut town = Town::with(bundle(100, true));
+        town.hire("1", "Legal");
+        town.verify_all();
+        if !at_once {
+            town.tell("hr", "w1", "number=2 name=Augusta department=Legal status=active");
+        }
+        assert_eq!(town.commanded(), ["create directory 1"]);
+        town.tell("hr", "w1", "number=2 name=Augusta department=Legal status=left");
+        assert_eq!(town.commanded(), ["disable directory 2"], "at once: {at_once}");
+        town.tell("hr", "w1", "number=2 name=Augusta department=Legal status=active");
+        assert_eq!(town.commanded(), [""; 0], "nothing is given by it");
+        assert_eq!(town.alerts, [(AlertKind::RecordDisputed, AlertState::Raised)]);
+    }
+}
+
 #[test]
 fn account_ids_are_the_same_in_every_run() {
     let mut town = Town::new();
