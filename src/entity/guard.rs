@@ -4,13 +4,14 @@
 //! the window, so the sum of what is let through never exceeds the limit in any window. What is over the limit is held until a
 //! person releases or rejects it. An urgent removal goes through, and counts.
 
-use super::key::HEAD;
+use super::key::{self, HEAD};
 use super::step::{Step, StepError};
 use crate::model::{
     AccountId, Action, Address, Alert, AlertKind, AlertState, Body, Operation, PermitAnswer, SourceName, TargetName,
     TenantId, Timestamp, envelope,
 };
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 use std::collections::BTreeMap;
 
 /// Slices of a window: bounds the head's size and the coarseness of the count.
@@ -136,9 +137,7 @@ fn answer(
         }
     };
     let rows = match account {
-        Some(account) => {
-            step.get::<Held>(&row_of(account))?.map(|held| (row_of(account).into(), held)).into_iter().collect()
-        }
+        Some(account) => step.get::<Held>(&row_of(account))?.map(|held| (row_of(account), held)).into_iter().collect(),
         None => step.scan_after::<Held>("held/", after, BATCH)?,
     };
     let last = rows.last().map(|(row, _)| row.clone()).filter(|_| rows.len() == BATCH);
@@ -184,6 +183,6 @@ fn alert(step: &mut Step, tenant: &TenantId, target: &TargetName, state: AlertSt
     });
 }
 
-fn row_of(account: &AccountId) -> String {
-    format!("held/{account}")
+fn row_of(account: &AccountId) -> SmolStr {
+    key::name(&["held/", account.as_str()])
 }

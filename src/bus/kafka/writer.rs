@@ -204,13 +204,11 @@ impl Writer {
         next.payload = record.value.as_deref();
         next.partition = record.partition.map(native_partition);
         if !record.headers.is_empty() {
-            let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-            next.headers = Some(
-                record
-                    .headers
-                    .iter()
-                    .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(&value[..]) })),
-            );
+            let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            for (key, value) in &record.headers {
+                headers = headers.insert(Header { key, value: Some(&value[..]) });
+            }
+            next.headers = Some(headers);
         }
         loop {
             match self.producer.send(next) {
