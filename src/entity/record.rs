@@ -22,6 +22,9 @@ const MAX_VALUE_BYTES: usize = 1024;
 /// What systems write when they have no value. Two people with the mail "n/a" are not one.
 const NULL_LIKE: [&str; 9] = ["", "-", "n/a", "na", "null", "none", "nil", "unknown", "undefined"];
 
+const ROUTE_DISPUTED: &str = "its routing attribute changed, which its source promised it never does; its identity stays with the \
+    former value. restore the value at the source: under the new one only an end of access is heard";
+
 /// 9999-12-31T23:59:59Z: after every date that a source can mean.
 const LAST_DAY: Timestamp = Timestamp(253_402_300_799_000);
 
@@ -50,6 +53,9 @@ pub struct RecordHead {
     /// Where the last event stood that counted, where removals without an order come another way.
     #[serde(deserialize_with = "envelope::or_default")]
     pub arrived: Option<Arrived>,
+    /// Who claims this record's id by another route, and is disputed.
+    #[serde(deserialize_with = "envelope::or_default")]
+    pub contender: Option<Address>,
 }
 
 /// A place on the bus.
@@ -193,27 +199,48 @@ fn take(step: &mut Step, me: &Me, head: &mut RecordHead, event: &SourceEvent) {
     head.order = event.order.or(head.order);
     // A removal stands above whatever has its order.
     let present = event.change != RecordChange::Remove && (head.present || !tied);
+    if event.origin != elsewhere() {
+        settle(step, me, head);
+    }
     let attributes = content(step, me, head, event, tied);
-    if head.present == present && head.attributes == attributes {
+    // What it told as long as the record came this way is void where the record has moved since: the same again is news.
+    let is_back = present && matches!(head.route, Route::MovedTo(_));
+    if head.present == present && head.attributes == attributes && !is_back {
         return;
     }
     let time = if tied { head.time.max(event.time) } else { event.time };
-    (head.present, head.attributes, head.time) = (present, attributes, time);
+    let was_present = std::mem::replace(&mut head.present, present);
+    (head.attributes, head.time) = (attributes, time);
     match head.route {
         Route::Free if step.rules.source(me.source).is_some_and(|source| source.route_by.is_some()) => {
-            head.route = Route::Claimed;
-            let route = Address::route(me.tenant.clone(), me.source.clone(), me.record.clone());
-            step.send(route, Body::Claim { record: me.address(), movable: !me.anchor });
+            claim(step, me, head);
         }
         Route::Free | Route::Granted => publish(step, me, head),
         // An old route that hears of the record again claims it back.
-        Route::MovedTo(_) => {
-            head.route = Route::Claimed;
-            let route = Address::route(me.tenant.clone(), me.source.clone(), me.record.clone());
-            step.send(route, Body::Claim { record: me.address(), movable: !me.anchor });
+        Route::MovedTo(_) => claim(step, me, head),
+        Route::Disputed => {
+            match (was_present, present) {
+                (true, false) => dispute(step, me, AlertState::Resolved, "its source removed it"),
+                (false, true) => dispute(step, me, AlertState::Raised, ROUTE_DISPUTED),
+                _ => {}
+            }
+            tell_holder_of_the_end(step, me, head);
         }
-        Route::Disputed => tell_holder_of_the_end(step, me, head),
         Route::Claimed => {}
+    }
+}
+
+fn claim(step: &mut Step, me: &Me, head: &mut RecordHead) {
+    head.route = Route::Claimed;
+    let route = Address::route(me.tenant.clone(), me.source.clone(), me.record.clone());
+    step.send(route, Body::Claim { record: me.address(), movable: !me.anchor, order: head.order });
+}
+
+/// Whoever is disputed hears what its source says under this route: by the order it sees whether that is the newer word.
+fn settle(step: &mut Step, me: &Me, head: &RecordHead) {
+    if let Some(contender) = head.contender.clone() {
+        let verdict = RouteVerdict::Settled { holder: me.routing_key.clone(), order: head.order };
+        step.send(contender, Body::Routed { verdict });
     }
 }
 
@@ -232,12 +259,16 @@ fn tell_holder_of_the_end(step: &mut Step, me: &Me, head: &RecordHead) {
         order: head.order,
         time: head.time,
         change: RecordChange::Remove,
-        // It came in elsewhere than the holder's events: places are not compared.
-        origin: Origin { topic: String::new(), partition: 0, offset: 0 },
+        origin: elsewhere(),
         traceparent: step.cause.traceparent.clone(),
     };
     let route = Address::route(me.tenant.clone(), me.source.clone(), me.record.clone());
     step.send(route, Body::Source(removal.into()));
+}
+
+/// Where a removal comes from that a disputed record tells its holder of. Places are not compared with the holder's.
+fn elsewhere() -> Origin {
+    Origin { topic: String::new(), partition: 0, offset: 0 }
 }
 
 /// The record's content with this event, and which event it is from.
@@ -321,14 +352,30 @@ fn routed(step: &mut Step, me: &Me, head: &mut RecordHead, verdict: RouteVerdict
         }
         RouteVerdict::Disputed { .. } => {
             head.route = Route::Disputed;
-            dispute(
-                step,
-                me,
-                AlertState::Raised,
-                "the record's routing attribute changed, which its source promised it never does; its identity stays with the \
-                 former value. restore the value at the source: under the new one only an end of access is heard",
-            );
+            if head.present {
+                dispute(step, me, AlertState::Raised, ROUTE_DISPUTED);
+            }
             tell_holder_of_the_end(step, me, head);
+        }
+        RouteVerdict::Contested { by, order } => {
+            head.contender = Some(by);
+            if order.is_some() && head.order > order {
+                settle(step, me, head);
+            }
+        }
+        RouteVerdict::Settled { holder, order } => {
+            if head.route != Route::Disputed || (order.is_some() && order <= head.order) {
+                return;
+            }
+            head.route = Route::MovedTo(holder);
+            if head.present {
+                dispute(
+                    step,
+                    me,
+                    AlertState::Resolved,
+                    "its source tells of it under the former value again, or removed it",
+                );
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! `Town` keeps the rows of all entities in a map and delivers what they send one another in order, as one partition would.
 
 mod bounds;
+mod disputes;
 mod leaver;
 mod overdue;
 mod removal;
@@ -33,11 +34,33 @@ fn bundle(guard: u32, route_by: bool) -> Bundle {
 fn bundle_with(guard: u32, route_by: bool, leaver: &str) -> Bundle {
     let route = if route_by { "route_by: number\n" } else { "" };
     let files = [
-        ("sources/hr.yaml", format!("source: hr\ntopic: hr\ntenant: acme\nformat: json\nevent: {{ id: id }}\nrecord: {{ id: id }}\n{route}attributes: {{ number: number, name: name, department: department, status: status, start: {{ path: start, type: date }}, end: {{ path: end, type: date }}, reason: reason }}\n")),
-        ("sources/idp.yaml", "source: idp\ntopic: idp\ntenant: acme\nformat: json\nevent: { id: id }\nrecord: { id: id }\nattributes: { number: number, phone: phone }\n".to_owned()),
-        ("identity.yaml", format!("kinds:\n  person:\n    anchor: hr\n    correlate: [number]\n    attributes: {{ number: [hr.number], name: [hr.name], department: [hr.department], status: [hr.status], start: [hr.start], end: [hr.end], reason: [hr.reason], phone: [idp.phone] }}\n    lifecycle: {{ active: \"status == 'active'\", start: start, end: end, urgent: \"reason == 'security'\" }}\nguard: {{ limit: {guard}, window: 1h }}\n")),
-        ("entitlements.yaml", "grants:\n  - name: engineers\n    when: \"department == 'Engineering'\"\n    to: { directory: [eng] }\n".to_owned()),
-        ("targets/directory.yaml", target("directory", "", "name: \"name + '!'\", phone: phone", &format!("leaver: {{ {leaver} }}"))),
+        (
+            "sources/hr.yaml",
+            format!(
+                "source: hr\ntopic: hr\ntenant: acme\nformat: json\nevent: {{ id: id }}\nrecord: {{ id: id }}\n{route}attributes: {{ number: number, name: name, department: department, status: status, start: {{ path: start, type: date }}, end: {{ path: end, type: date }}, reason: reason }}\n"
+            ),
+        ),
+        (
+            "sources/idp.yaml",
+            format!(
+                "source: idp\ntopic: idp\ntenant: acme\nformat: json\nevent: {{ id: id }}\nrecord: {{ id: id }}\n{route}attributes: {{ number: number, phone: phone }}\n"
+            ),
+        ),
+        (
+            "identity.yaml",
+            format!(
+                "kinds:\n  person:\n    anchor: hr\n    correlate: [number]\n    attributes: {{ number: [hr.number], name: [hr.name], department: [hr.department], status: [hr.status], start: [hr.start], end: [hr.end], reason: [hr.reason], phone: [idp.phone] }}\n    lifecycle: {{ active: \"status == 'active'\", start: start, end: end, urgent: \"reason == 'security'\" }}\nguard: {{ limit: {guard}, window: 1h }}\n"
+            ),
+        ),
+        (
+            "entitlements.yaml",
+            "grants:\n  - name: engineers\n    when: \"department == 'Engineering'\"\n    to: { directory: [eng] }\n"
+                .to_owned(),
+        ),
+        (
+            "targets/directory.yaml",
+            target("directory", "", "name: \"name + '!'\", phone: phone", &format!("leaver: {{ {leaver} }}")),
+        ),
         ("targets/wiki.yaml", target("wiki", "when: \"department != 'Legal'\", ", "department: department", "")),
     ];
     let files: Vec<SourceFile> =
@@ -629,35 +652,6 @@ fn a_result_of_a_generation_that_was_never_issued_is_not_believed() {
     let before = town.account("1", "directory");
     town.result(&forged, Outcome::Verified);
     assert_eq!(town.account("1", "directory"), before);
-}
-
-#[test]
-fn a_record_whose_route_changes_is_disputed_if_it_anchors_and_never_doubled() {
-    let mut town = Town::with(bundle(100, true));
-    town.hire("1", "Sales");
-    assert_eq!(town.commanded().len(), 2);
-    town.tell("hr", "w1", "number=2 name=Augusta department=Sales status=active");
-    assert_eq!(town.commanded(), [""; 0]);
-    assert_eq!(town.alerts, [(AlertKind::RecordDisputed, AlertState::Raised)]);
-}
-
-/// Somebody's number is changed against the source's promise, and they leave under the new one; or both at once.
-#[test]
-fn an_end_of_access_is_heard_of_a_disputed_record() {
-    for at_once in [false, true] {
-        let mut town = Town::with(bundle(100, true));
-        town.hire("1", "Legal");
-        town.verify_all();
-        if !at_once {
-            town.tell("hr", "w1", "number=2 name=Augusta department=Legal status=active");
-        }
-        assert_eq!(town.commanded(), ["create directory 1"]);
-        town.tell("hr", "w1", "number=2 name=Augusta department=Legal status=left");
-        assert_eq!(town.commanded(), ["disable directory 2"], "at once: {at_once}");
-        town.tell("hr", "w1", "number=2 name=Augusta department=Legal status=active");
-        assert_eq!(town.commanded(), [""; 0], "nothing is given by it");
-        assert_eq!(town.alerts, [(AlertKind::RecordDisputed, AlertState::Raised)]);
-    }
 }
 
 #[test]

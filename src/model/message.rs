@@ -90,7 +90,7 @@ pub enum Body {
         epoch: u64,
         holders: Vec<Address>,
     },
-    /// A Route's answer to `Claim`, or its word that the record id has moved to another route.
+    /// A Route's answer to `Claim`, its word that the record id has moved to another route, and what becomes of a dispute.
     Routed {
         verdict: RouteVerdict,
     },
@@ -116,6 +116,8 @@ pub enum Body {
         record: Address,
         /// An anchor's record can't move: its identity, with all its accounts, lives by its routing key.
         movable: bool,
+        /// Of the event by which it claims, in its source's order.
+        order: Option<i64>,
     },
 
     // to an Identity
@@ -206,6 +208,16 @@ pub enum RouteVerdict {
     /// Another route holds the record id and can't give it up.
     Disputed {
         holder: RoutingKey,
+    },
+    /// To the holder: that one claims the record id as well, by an event of this order.
+    Contested {
+        by: Address,
+        order: Option<i64>,
+    },
+    /// The holder's word to whom it was disputed with: its source told of the record under the holder's route again, or removed it.
+    Settled {
+        holder: RoutingKey,
+        order: Option<i64>,
     },
 }
 
@@ -381,7 +393,10 @@ mod tests {
         let ((t, a, i, r), (t2, a2, i2, r2)) = (place(), place());
         let bodies = [
             Body::Hold { holder: holder.clone() },
+            Body::Claim { record: holder.clone(), movable: true, order: Some(7) },
             Body::Routed { verdict: RouteVerdict::Disputed { holder: "acme/2".into() } },
+            Body::Routed { verdict: RouteVerdict::Contested { by: holder.clone(), order: None } },
+            Body::Routed { verdict: RouteVerdict::Settled { holder: "acme/2".into(), order: Some(8) } },
             Body::Permit { target: target.clone(), epoch: 3, answer: PermitAnswer::Rejected { operation: "o".into() } },
             Body::Reevaluate,
             Body::Continue { job: "{}".into(), cursor: "1".into() },
