@@ -11,16 +11,23 @@ mod retry;
 pub use breaker::Breaker;
 pub use retry::RetryPolicy;
 
-use crate::model::{Command, DeadLetter, ErrorClass, Generation, Op, Outcome, ResultEvent, Timestamp};
+use crate::model::{Command, DeadLetter, ErrorClass, Generation, Op, Outcome, ResultEvent, Timestamp, envelope};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// When a verified deprovision is looked at again, after the call time-out: targets have been seen to undo one.
+/// When an account without access is looked at again, after the call time-out: targets have been seen to undo a deprovision.
 const LATER_CHECKS: [Duration; 2] = [Duration::from_secs(3600), Duration::from_secs(24 * 3600)];
+
+/// Looks that fail one after the other, the target answering, before the access is taken away again: then either the next looks are
+/// good, or there is a dead letter that says why not.
+const FAILED_LOOKS: u32 = 10;
 
 /// Between a call's `started` and the call lies the commit of the row that says so: no transaction takes longer.
 const LONGEST_COMMIT: Duration = Duration::from_secs(10);
+
+/// A look that failed is made again after as long as a call that has failed so often, at least.
+const LOOKED_AGAIN_AFTER: u32 = 3;
 
 /// How far the clocks of two processes may be apart: one that is 30 s off the brokers' refuses to run.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
@@ -36,12 +43,15 @@ pub struct Lane {
     pub work: Work,
     /// A dead letter of this account is on the list.
     pub dead_letter: bool,
-    /// When the deprovision that was verified last is read back again; empty for anything else.
+    /// When it is looked again whether the account, verified to be without access, is so still.
     pub checks: Vec<Timestamp>,
-    /// The command that `checks` are about.
+    /// The newest command while `checks` are due: all since have left the account without access.
     pub verified: Option<Box<Command>>,
     /// Groups that some command was to take away and none has yet: a command may be superseded, or a disable touch no group.
     pub owed: BTreeSet<String>,
+    /// Looks that failed since the last that didn't.
+    #[serde(deserialize_with = "envelope::or_default")]
+    pub failed_looks: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,7 +65,7 @@ pub enum Work {
         /// Came in meanwhile; runs next.
         next: Option<Box<Command>>,
     },
-    /// A verified deprovision is being read back again.
+    /// An account that was verified to be without access is being looked at again.
     Checking {
         started: Timestamp,
         next: Option<Box<Command>>,
@@ -152,8 +162,12 @@ impl Lane {
         self.seen = command.generation;
         self.owed.extend(command.revoked.iter().cloned());
         self.owed.retain(|group| !command.desired.entitlements.groups.contains(group));
-        self.checks.clear();
-        self.verified = None;
+        match look_op(&command) {
+            None => self.look_no_more(),
+            // What comes later of those who have left takes nothing off the looks: it may fail.
+            Some(_) if self.verified.is_some() => self.verified = Some(command.clone()),
+            Some(_) => {}
+        }
         match std::mem::take(&mut self.work) {
             Work::Idle => {
                 self.work = Work::Waiting(Pending::new(command, None, now));
@@ -232,7 +246,7 @@ impl Lane {
             Work::Idle => {
                 let command = self.verified.clone().filter(|_| self.checks.first().is_some_and(|due| *due <= now))?;
                 self.checks.remove(0);
-                let op = first_op(&command);
+                let op = look_op(&command).unwrap_or(command.op);
                 let external_id = self.external_id.clone().or_else(|| command.external_id.clone());
                 self.work = Work::Checking { started: now, next: None };
                 Some(Call { command, op, external_id, read_first: true, check: true })
@@ -247,7 +261,13 @@ impl Lane {
     /// Takes in how the running call ended.
     pub fn finish(&mut self, ended: Ended, now: Timestamp, policy: &RetryPolicy) -> Vec<LaneEffect> {
         match std::mem::take(&mut self.work) {
-            Work::Running { pending, next, .. } => self.finish_call(pending, next, ended, now, policy),
+            Work::Running { mut pending, started, next } => {
+                if matches!(ended, Ended::Failed { class: ErrorClass::UnknownOutcome, .. }) {
+                    // Nobody waits for it any more, but the target, or what stands before it, may still be at it.
+                    pending.not_before = pending.not_before.max(started.min(now).plus(policy.call_timeout));
+                }
+                self.finish_call(pending, next, ended, now, policy)
+            }
             Work::Checking { next, .. } => self.finish_check(next, ended, now, policy),
             other => {
                 // The partition moved away and came back meanwhile; the row it has now knows nothing of this call.
@@ -274,10 +294,12 @@ impl Lane {
                 }
                 self.work = Work::Waiting(pending);
             }
-            Work::Checking { started, next } => match next {
-                Some(next) => self.work = Work::Waiting(Pending::new(next, None, started)),
-                None => self.checks.insert(0, started),
-            },
+            Work::Checking { started, next } => {
+                if self.verified.is_some() {
+                    self.checks.insert(0, started);
+                }
+                self.work = next.map_or(Work::Idle, |next| Work::Waiting(Pending::new(next, None, started)));
+            }
             other => self.work = other,
         }
         None
@@ -328,12 +350,21 @@ impl Lane {
         now: Timestamp,
         policy: &RetryPolicy,
     ) -> Vec<LaneEffect> {
-        let update_follows = pending.op == Op::Disable && pending.command.op == Op::Update;
+        let update_follows = pending.op == Op::Disable && matches!(pending.command.op, Op::Update | Op::Create);
         if !update_follows {
             self.applied = pending.command.generation;
         }
         self.pay(&pending);
-        self.external_id = if pending.op == Op::Delete { None } else { external_id.or(self.external_id.take()) };
+        let known = external_id.or(self.external_id.take());
+        if look_op(next.as_ref().unwrap_or(&pending.command)).is_some() && look_op(&pending.command).is_some() {
+            self.checks = std::iter::once(policy.call_timeout).chain(LATER_CHECKS).map(|wait| now.plus(wait)).collect();
+            self.failed_looks = 0;
+            let mut newest = next.clone().unwrap_or_else(|| pending.command.clone());
+            // Of a deleted account the id tells it from another that has its name since.
+            newest.external_id = newest.external_id.or_else(|| known.clone());
+            self.verified = Some(newest);
+        }
+        self.external_id = known.filter(|_| pending.op != Op::Delete);
         let mut result = self.result(&pending.command, Outcome::Verified, pending.calls, now);
         if update_follows {
             result.op = Op::Disable;
@@ -347,11 +378,6 @@ impl Lane {
             None if update_follows => {
                 let update = Pending { op: Op::Update, calls: 0, attempts: 0, due: now, unknown: false, ..pending };
                 self.work = Work::Waiting(update);
-            }
-            None if first_op(&pending.command).is_deprovision() => {
-                self.checks =
-                    std::iter::once(policy.call_timeout).chain(LATER_CHECKS).map(|wait| now.plus(wait)).collect();
-                self.verified = Some(pending.command);
             }
             None => {}
         }
@@ -389,6 +415,10 @@ impl Lane {
             let delay =
                 policy.delay(pending.command.account.as_str(), pending.calls).max(retry_after.unwrap_or_default());
             pending.due = now.plus(delay.min(policy.longest_wait));
+            // The same removal again does no harm, whichever of them comes last.
+            if !pending.op.is_deprovision() {
+                pending.due = pending.due.max(pending.not_before);
+            }
             let outcome = if class == ErrorClass::FalseSuccess { Outcome::FalseSuccess } else { Outcome::Parked };
             let mut result = self.result(&pending.command, outcome, pending.calls, now);
             (result.error, result.message, result.retry_at) = (Some(class), Some(message), Some(pending.due));
@@ -420,7 +450,7 @@ impl Lane {
         }
     }
 
-    /// The second look at a deprovision that was verified.
+    /// A later look at an account without access.
     fn finish_check(
         &mut self,
         next: Option<Box<Command>>,
@@ -435,27 +465,42 @@ impl Lane {
             }
             return Vec::new();
         };
-        match ended {
-            Ended::Differs { names, .. } => {
-                let mut result = self.result(&command, Outcome::Drifted, 0, now);
-                result.message = Some(format!("what was verified has been undone: {}", names.join(", ")));
-                self.checks.clear();
-                self.verified = None;
-                self.work = Work::Waiting(Pending::new(command, None, now));
-                vec![LaneEffect::Result(result)]
-            }
-            Ended::Failed { .. } => {
-                // The look failed, not the account: look again soon.
-                self.checks.insert(0, now.plus(policy.delay(command.account.as_str(), 3)));
-                Vec::new()
+        let message = match ended {
+            Ended::Differs { names, .. } => format!("what was verified has been undone: {}", names.join(", ")),
+            Ended::Failed { class, message, retry_after } => {
+                let rule = policy::of(class);
+                self.failed_looks = self.failed_looks.saturating_add(1);
+                // A target that is down or busy says nothing of this account.
+                if self.failed_looks < FAILED_LOOKS || !rule.spends_attempt {
+                    let delay = policy.delay(command.account.as_str(), self.failed_looks.max(LOOKED_AGAIN_AFTER));
+                    let wait = delay.max(retry_after.unwrap_or_default()).min(policy.longest_wait);
+                    self.checks.insert(0, now.plus(wait));
+                    self.work = next.map_or(Work::Idle, |next| Work::Waiting(Pending::new(next, None, now)));
+                    return Vec::new();
+                }
+                format!("it can't be seen any more whether what was verified stands: {message}")
             }
             Ended::Verified { .. } | Ended::Superseded => {
+                self.failed_looks = 0;
                 if self.checks.is_empty() {
                     self.verified = None;
                 }
-                Vec::new()
+                self.work = next.map_or(Work::Idle, |next| Work::Waiting(Pending::new(next, None, now)));
+                return Vec::new();
             }
-        }
+        };
+        // The newest command has it in it that there is no access, which comes first.
+        let mut result = self.result(&command, Outcome::Drifted, 0, now);
+        result.message = Some(message);
+        self.look_no_more();
+        let op = look_op(&command).unwrap_or(command.op);
+        self.work = Work::Waiting(Pending { op, ..Pending::new(command, None, now) });
+        vec![LaneEffect::Result(result)]
+    }
+
+    fn look_no_more(&mut self) {
+        self.checks.clear();
+        (self.verified, self.failed_looks) = (None, 0);
     }
 
     fn go_on(&mut self, pending: Pending, next: Option<Box<Command>>, now: Timestamp) {
@@ -498,11 +543,20 @@ impl Pending {
     }
 }
 
-/// An update with an open clock has overtaken its account's disable, which comes first; and a second look is at that alone.
+/// What has an open clock and is more than a removal has overtaken its account's disable, which comes first.
 fn first_op(command: &Command) -> Op {
     match command.op {
-        Op::Update if command.deprovision.is_some() => Op::Disable,
+        Op::Update | Op::Create if command.deprovision.is_some() => Op::Disable,
         op => op,
+    }
+}
+
+/// What a later look is at, of a command that leaves no access: at that alone. None where it gives some.
+fn look_op(command: &Command) -> Option<Op> {
+    match command.op {
+        Op::Delete => Some(Op::Delete),
+        Op::Disable => Some(Op::Disable),
+        _ => (!command.desired.active).then_some(Op::Disable),
     }
 }
 

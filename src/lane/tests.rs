@@ -207,9 +207,39 @@ fn a_failure_under_a_newer_command_is_not_retried_but_its_unknown_outcome_is_inh
     lane.accept(command(2, Op::Update), Timestamp(1));
     let effects = lane.finish(failed(ErrorClass::UnknownOutcome), Timestamp(2), &policy());
     assert_eq!(outcomes(&effects), [(1, Outcome::Superseded)]);
-    let call = lane.start(Timestamp(2)).unwrap();
+    let due = lane.due().unwrap();
+    assert_eq!(due, Timestamp(0).plus(policy().call_timeout), "it may still arrive");
+    let call = lane.start(due).unwrap();
     assert!(call.read_first);
     assert_eq!(call.op, Op::Create);
+}
+
+/// A gateway may pass on what its client has given up waiting for.
+#[test]
+fn what_had_no_answer_is_waited_out_by_whatever_comes_after_it() {
+    let policy = policy();
+    let silent = |lane: &mut Lane| {
+        lane.start(Timestamp(0)).unwrap();
+        lane.finish(failed(ErrorClass::UnknownOutcome), Timestamp(8_000), &policy)
+    };
+    for (first, next, due) in [
+        // Its next try, or what replaces it.
+        (Op::Update, None, 10_000),
+        (Op::Update, Some(Op::Update), 10_000),
+        (Op::Update, Some(Op::Disable), 10_000),
+        (Op::Disable, Some(Op::Enable), 10_000),
+    ] {
+        let mut lane = lane([command(1, first)]);
+        silent(&mut lane);
+        if let Some(next) = next {
+            lane.accept(command(2, next), Timestamp(8_100));
+        }
+        assert!(lane.due().unwrap() >= Timestamp(due), "{first} {next:?}: {:?}", lane.due());
+        assert!(lane.start(Timestamp(60_000)).unwrap().read_first);
+    }
+    let mut lane = lane([command(1, Op::Disable)]);
+    silent(&mut lane);
+    assert!(lane.due().unwrap() < Timestamp(9_500), "the same removal again is never too early");
 }
 
 #[test]
@@ -303,6 +333,120 @@ fn a_verified_deprovision_is_looked_at_again_three_times_and_mended_if_undone() 
     assert_eq!((call.op, call.check), (Op::Disable, false));
     lane.finish(verified(), dues[1], &policy);
     assert_eq!(lane.checks.len(), 3);
+}
+
+/// A change of those who have left, while their disable is to be looked at again.
+fn change_of_a_leaver(generation: u64, op: Op) -> Box<Command> {
+    let mut change = command(generation, op);
+    change.desired.active = false;
+    change
+}
+
+fn undone() -> Ended {
+    Ended::Differs { names: vec!["active".to_owned()], external_id: None }
+}
+
+#[test]
+fn whatever_leaves_no_access_is_looked_at_again_for_the_access_alone() {
+    let create = change_of_a_leaver(1, Op::Create);
+    for first in [create.clone(), command(1, Op::Disable), command(1, Op::Delete), change_of_a_leaver(1, Op::Update)] {
+        let mut lane = lane([first.clone()]);
+        lane.start(Timestamp(0)).unwrap();
+        lane.finish(verified(), Timestamp(0), &policy());
+        let due = lane.due().unwrap();
+        let look = lane.start(due).unwrap();
+        let op = if first.op == Op::Delete { Op::Delete } else { Op::Disable };
+        assert_eq!((look.op, look.check, look.external_id.as_deref()), (op, true, Some("x")), "{}", first.op);
+        assert_eq!(outcomes(&lane.finish(undone(), due, &policy())), [(1, Outcome::Drifted)]);
+        assert_eq!(lane.start(due).unwrap().op, op, "{}", first.op);
+    }
+}
+
+#[test]
+fn what_comes_later_of_a_leaver_takes_nothing_off_the_looks() {
+    let mut lane = lane([command(1, Op::Disable)]);
+    lane.start(Timestamp(0)).unwrap();
+    lane.finish(verified(), Timestamp(0), &policy());
+    // Refused, so that it never sets looks of its own.
+    lane.accept(change_of_a_leaver(2, Op::Update), Timestamp(1));
+    assert_eq!(lane.start(Timestamp(1)).unwrap().op, Op::Update);
+    let effects = lane.finish(failed(ErrorClass::Invalid), Timestamp(2), &policy());
+    assert_eq!(outcomes(&effects), [(2, Outcome::DeadLettered)]);
+    let due = lane.due().expect("the disable is still to be looked at");
+    assert_eq!(lane.start(due).unwrap().op, Op::Disable);
+    // One that comes during a look waits behind what the look brings up.
+    lane.accept(change_of_a_leaver(3, Op::Update), due);
+    let effects = lane.finish(undone(), due, &policy());
+    assert_eq!(outcomes(&effects), [(3, Outcome::Drifted)], "the newest, as its identity knows no other");
+    let call = lane.start(due).unwrap();
+    assert_eq!((call.op, call.command.generation), (Op::Disable, Generation(3)));
+    lane.finish(verified(), due, &policy());
+    assert_eq!(lane.start(due).unwrap().op, Op::Update, "and then the rest of it");
+    assert_eq!(lane.checks.len(), 3, "looks are due from when the access was gone");
+}
+
+#[test]
+fn looks_stand_while_a_newer_change_of_a_leaver_runs() {
+    let mut lane = lane([command(1, Op::Disable)]);
+    lane.start(Timestamp(0)).unwrap();
+    lane.accept(change_of_a_leaver(2, Op::Update), Timestamp(1));
+    lane.finish(verified(), Timestamp(2), &policy());
+    lane.start(Timestamp(2)).unwrap();
+    lane.finish(failed(ErrorClass::Invalid), Timestamp(3), &policy());
+    assert_eq!(lane.checks.len(), 3);
+    let mut lane = self::lane([command(1, Op::Disable)]);
+    lane.start(Timestamp(0)).unwrap();
+    lane.accept(command(2, Op::Enable), Timestamp(1));
+    lane.finish(verified(), Timestamp(2), &policy());
+    assert!(lane.checks.is_empty(), "none where access is wanted again");
+}
+
+#[test]
+fn an_account_made_for_a_leaver_whose_clock_runs_is_disabled_first() {
+    let mut create = update_of_a_leaver(2);
+    create.op = Op::Create;
+    let mut lane = lane([create]);
+    assert_eq!((lane.priority(), lane.start(Timestamp(0)).unwrap().op), (0, Op::Disable));
+    lane.finish(Ended::Verified { external_id: None }, Timestamp(1), &policy());
+    assert_eq!(lane.start(Timestamp(1)).unwrap().op, Op::Create);
+    lane.finish(failed(ErrorClass::Invalid), Timestamp(2), &policy());
+    assert_eq!(lane.checks.len(), 3, "what the target refuses of it takes nothing off the looks");
+}
+
+#[test]
+fn looks_that_fail_come_further_and_further_apart_and_end_in_the_removal_again() {
+    let policy = policy();
+    let mut lane = lane([command(1, Op::Disable)]);
+    lane.start(Timestamp(0)).unwrap();
+    lane.finish(verified(), Timestamp(0), &policy);
+    let (mut now, mut waits) = (lane.due().unwrap(), Vec::new());
+    for _ in 1..FAILED_LOOKS {
+        assert!(lane.start(now).unwrap().check);
+        assert_eq!(lane.finish(failed(ErrorClass::Permission), now, &policy), []);
+        waits.push(lane.due().unwrap().since(now).as_secs());
+        now = lane.due().unwrap();
+    }
+    assert!(waits[2..].windows(2).all(|pair| pair[0] < pair[1]) && waits[8] > 100, "{waits:?}");
+    lane.start(now).unwrap();
+    assert_eq!(outcomes(&lane.finish(failed(ErrorClass::Permission), now, &policy)), [(1, Outcome::Drifted)]);
+    assert_eq!(lane.start(now).unwrap().op, Op::Disable);
+    assert_eq!(outcomes(&lane.finish(failed(ErrorClass::Permission), now, &policy)), [(1, Outcome::DeadLettered)]);
+}
+
+#[test]
+fn a_look_that_a_busy_target_refuses_is_made_when_it_says() {
+    let mut lane = lane([command(1, Op::Disable)]);
+    lane.start(Timestamp(0)).unwrap();
+    lane.finish(verified(), Timestamp(0), &policy());
+    let mut now = lane.due().unwrap();
+    for _ in 0..FAILED_LOOKS * 2 {
+        lane.start(now).unwrap();
+        let retry_after = Some(Duration::from_secs(600));
+        let busy = Ended::Failed { class: ErrorClass::Throttled, message: String::new(), retry_after };
+        assert_eq!(lane.finish(busy, now, &policy()), [], "it says nothing of the account, however often");
+        assert_eq!(lane.due(), Some(now.plus(Duration::from_secs(600))));
+        now = lane.due().unwrap();
+    }
 }
 
 #[test]
