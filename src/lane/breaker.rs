@@ -41,6 +41,11 @@ impl Breaker {
         self.until.is_some()
     }
 
+    /// A call is trying whether the target is back.
+    pub fn is_trying(&self) -> bool {
+        self.probing
+    }
+
     /// When a call may be tried again, while it is open.
     pub fn until(&self) -> Option<Timestamp> {
         self.until
@@ -52,6 +57,9 @@ impl Breaker {
 
     pub fn failed(&mut self, class: ErrorClass, now: Timestamp) {
         let was_probing = std::mem::take(&mut self.probing);
+        if class == ErrorClass::UnknownOutcome {
+            return; // No answer: it may be up or down.
+        }
         if !policy::of(class).opens_breaker {
             // The target answered: it is up.
             *self = Self::default();
@@ -100,6 +108,19 @@ mod tests {
         assert!(!breaker.is_open());
         breaker.failed(ErrorClass::Credentials, Timestamp(0));
         assert!(breaker.is_open());
+    }
+
+    #[test]
+    fn no_answer_says_neither_that_the_target_is_up_nor_that_it_is_down() {
+        let mut breaker = Breaker::default();
+        for _ in 0..100 {
+            breaker.failed(ErrorClass::UnknownOutcome, Timestamp(0));
+        }
+        assert!(!breaker.is_open());
+        breaker.failed(ErrorClass::Credentials, Timestamp(0));
+        breaker.started();
+        breaker.failed(ErrorClass::UnknownOutcome, Timestamp(0));
+        assert_eq!((breaker.is_open(), breaker.is_trying()), (true, false), "and another is to try");
     }
 
     #[test]

@@ -209,6 +209,14 @@ impl Lane {
         }
     }
 
+    /// Calls that what waits has had.
+    pub fn calls(&self) -> u32 {
+        match &self.work {
+            Work::Waiting(pending) => pending.calls,
+            _ => 0,
+        }
+    }
+
     pub fn is_running(&self) -> bool {
         matches!(self.work, Work::Running { .. } | Work::Checking { .. })
     }

@@ -12,6 +12,7 @@ use crate::rules::PublicFormat;
 use crate::runtime::{Now, restore};
 use crate::store::{Store, StoreError, Stores, Write};
 use crate::telemetry::Metrics;
+use crate::worker::agenda::{Agenda, Due};
 use crate::worker::call::Newest;
 use crate::worker::lost;
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,10 +79,14 @@ struct LanePartition {
     store: Box<dyn Store>,
     /// A lower bound of the changelog's end.
     position: i64,
-    /// Lanes with something to do; the others rest in the store.
-    active: BTreeMap<AccountId, Lane>,
-    /// What waits in them, the most urgent first.
-    queue: BTreeSet<(u8, Timestamp, AccountId)>,
+    agenda: Agenda,
+}
+
+/// A lane that taking its partition up has changed, to be written.
+struct Reckoned {
+    lane: Lane,
+    /// Of a command that was overtaken while the process that ran it went away.
+    overtaken: Option<Box<ResultEvent>>,
 }
 
 pub struct LaneLoop {
@@ -98,10 +103,8 @@ pub struct LaneLoop {
     in_flight: BTreeSet<CallId>,
     /// Ended calls whose result is not committed yet.
     completions: Vec<Completion>,
-    /// Whose rows could not be read: to be written anew.
-    lost: BTreeSet<(u32, AccountId)>,
-    /// Results of commands that were overtaken while the process that ran them went away: to be committed with their rows.
-    overtaken: Vec<(u32, AccountId, Box<ResultEvent>)>,
+    /// Lanes that ran, or whose rows could not be read.
+    reckoned: BTreeMap<(u32, AccountId), Reckoned>,
     breaker: Breaker,
     /// No new calls: the worker is about to stop.
     holding_back: bool,
@@ -144,8 +147,7 @@ impl LaneLoop {
             assignment: 0,
             in_flight: BTreeSet::new(),
             completions: Vec::new(),
-            lost: BTreeSet::new(),
-            overtaken: Vec::new(),
+            reckoned: BTreeMap::new(),
             breaker: Breaker::default(),
             holding_back: false,
         })
@@ -165,23 +167,15 @@ impl LaneLoop {
         self.in_flight.len()
     }
 
-    /// Lanes with something to do now or later, not counting second looks.
+    /// Lanes with something to do now or later, not counting later looks.
     pub fn waiting(&self) -> usize {
-        self.partitions
-            .values()
-            .flat_map(|partition| partition.active.values())
-            .filter(|lane| lane.is_running() || lane.priority() < 2)
-            .count()
+        self.partitions.values().map(|partition| partition.agenda.open()).sum()
     }
 
     /// Lanes whose newest command has not been tried yet, or is being tried. What failed and waits for another try is not
     /// among them.
     pub fn unsettled(&self) -> usize {
-        self.partitions
-            .values()
-            .flat_map(|partition| partition.active.values())
-            .filter(|lane| lane.is_unsettled())
-            .count()
+        self.partitions.values().map(|partition| partition.agenda.unsettled()).sum()
     }
 
     /// Whether to start no further call, because the worker is about to stop.
@@ -212,7 +206,7 @@ impl LaneLoop {
             work.transaction.offsets.insert((record.topic.clone(), record.partition), record.offset + 1);
             self.accept(record, &mut work, now)?;
         }
-        self.choose(&mut work, now);
+        self.choose(&mut work, now)?;
         let started = self.commit(work)?;
         self.show();
         Ok(started)
@@ -225,14 +219,11 @@ impl LaneLoop {
 
     /// What taking partitions up has brought.
     fn report(&mut self, work: &mut Work) -> Result<(), WorkerError> {
-        for (partition, account) in std::mem::take(&mut self.lost) {
-            let lane = self.lane(partition, &account)?;
-            work.rows.insert((partition, account), lane);
-        }
-        for (partition, account, result) in std::mem::take(&mut self.overtaken) {
-            let output = self.effect(&account, LaneEffect::Result(result))?;
-            work.transaction.outputs.push(output);
-            let lane = self.lane(partition, &account)?;
+        for ((partition, account), Reckoned { lane, overtaken }) in std::mem::take(&mut self.reckoned) {
+            if let Some(result) = overtaken {
+                let output = self.effect(&account, LaneEffect::Result(result))?;
+                work.transaction.outputs.push(output);
+            }
             self.set_lane(work, partition, account, lane);
         }
         Ok(())
@@ -249,7 +240,7 @@ impl LaneLoop {
                 Ended::Superseded => self.breaker.told_nothing(),
             }
             let CallId { partition, account, .. } = completion.id.clone();
-            let mut lane = self.lane(partition, &account)?;
+            let mut lane = self.lane(work, partition, &account)?;
             for effect in lane.finish(completion.ended.clone(), now, &self.settings.policy) {
                 let output = self.effect(&account, effect)?;
                 work.transaction.outputs.push(output);
@@ -270,7 +261,7 @@ impl LaneLoop {
             Err(error) => return self.reject(&record, &error.to_string(), work),
         };
         let account = command.account.clone();
-        let mut lane = self.lane(record.partition, &account)?;
+        let mut lane = self.lane(work, record.partition, &account)?;
         let generation = command.generation;
         match lane.accept(Box::new(command), now) {
             Accepted::Stale => return Ok(()),
@@ -280,7 +271,9 @@ impl LaneLoop {
                 work.transaction.outputs.push(output);
             }
         }
-        self.newest.insert(account.clone(), generation);
+        if lane.is_running() {
+            self.newest.insert(account.clone(), generation);
+        }
         self.set_lane(work, record.partition, account, lane);
         Ok(())
     }
@@ -301,38 +294,33 @@ impl LaneLoop {
     }
 
     /// Marks the calls to be made: the most urgent lanes that are due, as many as concurrency and breaker allow.
-    fn choose(&mut self, work: &mut Work, now: Timestamp) {
+    fn choose(&mut self, work: &mut Work, now: Timestamp) -> Result<(), WorkerError> {
         let finished = self.completions.len();
         let free = self.settings.concurrency.saturating_sub(self.in_flight.len().saturating_sub(finished));
-        let mut free = if self.holding_back { 0 } else { self.breaker.allows(free, now) };
-        let ids: Vec<u32> = self.partitions.keys().copied().collect();
-        let mut due: Vec<(u8, Timestamp, AccountId, u32)> = Vec::new();
-        for id in ids {
-            let queue = &self.partitions[&id].queue;
-            for priority in 0..=2u8 {
-                let from = (priority, Timestamp(i64::MIN), AccountId(String::new().into()));
-                let ready = queue.range(from..).take_while(|(at, when, _)| *at == priority && *when <= now);
-                due.extend(ready.take(free).map(|(at, when, account)| (*at, *when, account.clone(), id)));
-            }
+        let free = if self.holding_back { 0 } else { self.breaker.allows(free, now) };
+        if free == 0 {
+            return Ok(());
         }
-        due.sort();
-        for (_, _, account, partition) in due {
-            if free == 0 {
-                break;
-            }
-            let Some(mut lane) = self.partitions.get(&partition).and_then(|held| held.active.get(&account)).cloned()
-            else {
-                continue;
-            };
-            if let Some(call) = lane.start(now) {
-                self.newest.insert(account.clone(), lane.seen);
-                let id = CallId { assignment: self.assignment, partition, account: account.clone() };
-                self.set_lane(work, partition, account, lane);
-                work.started.push(StartedCall { id, call, began: Instant::now() });
-                self.breaker.started();
-                free -= 1;
-            }
+        let agendas = self.partitions.iter().map(|(id, partition)| (*id, &partition.agenda));
+        let due: Vec<(Due, u32)> = if self.breaker.is_open() {
+            let tries = agendas.filter_map(|(id, agenda)| agenda.to_try(now).map(|(calls, due)| (calls, due, id)));
+            tries.min().map(|(_, due, id)| (due.clone(), id)).into_iter().collect()
+        } else {
+            let mut due: Vec<(&Due, u32)> =
+                agendas.flat_map(|(id, agenda)| agenda.due(now, free).map(move |due| (due, id))).collect();
+            due.sort();
+            due.into_iter().take(free).map(|(due, id)| (due.clone(), id)).collect()
+        };
+        for ((_, _, account), partition) in due {
+            let mut lane = self.lane(work, partition, &account)?;
+            let Some(call) = lane.start(now) else { continue };
+            self.newest.insert(account.clone(), lane.seen);
+            let id = CallId { assignment: self.assignment, partition, account: account.clone() };
+            self.set_lane(work, partition, account, lane);
+            work.started.push(StartedCall { id, call, began: Instant::now() });
+            self.breaker.started();
         }
+        Ok(())
     }
 
     fn commit(&mut self, mut work: Work) -> Result<Vec<StartedCall>, WorkerError> {
@@ -374,22 +362,16 @@ impl LaneLoop {
         }
         for completion in std::mem::take(&mut self.completions) {
             self.in_flight.remove(&completion.id);
-            self.rest(&completion.id);
+            let starts = |started: &StartedCall| started.id == completion.id;
+            if !work.started.iter().any(starts) {
+                self.newest.remove(&completion.id.account);
+            }
         }
         self.in_flight.extend(work.started.iter().map(|started| started.id.clone()));
         Ok(work.started)
     }
 
-    /// A lane with nothing to do leaves memory.
-    fn rest(&mut self, id: &CallId) {
-        let Some(partition) = self.partitions.get_mut(&id.partition) else { return };
-        if partition.active.get(&id.account).is_some_and(|lane| !lane.is_running() && lane.due().is_none()) {
-            partition.active.remove(&id.account);
-            self.newest.remove(&id.account);
-        }
-    }
-
-    fn lane(&self, partition: u32, account: &AccountId) -> Result<Lane, WorkerError> {
+    fn lane(&self, work: &Work, partition: u32, account: &AccountId) -> Result<Lane, WorkerError> {
         let Some(held) = self.partitions.get(&partition) else {
             return Err(BusError::Failed {
                 doing: format!("taking a command of partition {partition}"),
@@ -397,7 +379,7 @@ impl LaneLoop {
             }
             .into());
         };
-        if let Some(lane) = held.active.get(account) {
+        if let Some(lane) = work.rows.get(&(partition, account.clone())) {
             return Ok(lane.clone());
         }
         let Some(row) = held.store.get(account.0.as_bytes())? else { return Ok(Lane::default()) };
@@ -407,15 +389,7 @@ impl LaneLoop {
 
     fn set_lane(&mut self, work: &mut Work, partition: u32, account: AccountId, lane: Lane) {
         let held = self.partitions.get_mut(&partition).expect("its lane was just looked up there");
-        if let Some(before) = held.active.get(&account)
-            && let Some(due) = before.due()
-        {
-            held.queue.remove(&(before.priority(), due, account.clone()));
-        }
-        if let Some(due) = lane.due() {
-            held.queue.insert((lane.priority(), due, account.clone()));
-        }
-        held.active.insert(account.clone(), lane.clone());
+        held.agenda.set(&account, &lane);
         work.rows.insert((partition, account), lane);
     }
 
@@ -464,8 +438,7 @@ impl LaneLoop {
         self.partitions.clear();
         self.in_flight.clear();
         self.completions.clear();
-        self.overtaken.clear();
-        self.lost.clear();
+        self.reckoned.clear();
         self.newest.clear();
     }
 
@@ -473,8 +446,7 @@ impl LaneLoop {
     fn take_up(&mut self, ids: &[u32]) -> Result<(), WorkerError> {
         let target = &self.settings.target;
         let mut stores = BTreeMap::new();
-        self.overtaken.retain(|(partition, ..)| !ids.contains(partition));
-        self.lost.retain(|(partition, _)| !ids.contains(partition));
+        self.reckoned.retain(|(partition, _), _| !ids.contains(partition));
         for id in ids {
             self.partitions.remove(id);
             stores.insert(*id, self.stores.open(&format!("lanes.{target}"), *id)?);
@@ -488,7 +460,7 @@ impl LaneLoop {
 
     /// What ran, and runs in this process no more, is reckoned as unknown.
     fn open_partition(&mut self, id: u32, store: Box<dyn Store>, position: i64) -> Result<(), WorkerError> {
-        let mut partition = LanePartition { store, position, active: BTreeMap::new(), queue: BTreeSet::new() };
+        let mut partition = LanePartition { store, position, agenda: Agenda::default() };
         let (mut from, mut lost) = (Vec::new(), BTreeSet::new());
         loop {
             let rows = partition.store.scan(&[], &from, SCAN)?;
@@ -505,16 +477,12 @@ impl LaneLoop {
                     }
                 };
                 let call = CallId { assignment: self.assignment, partition: id, account: account.clone() };
-                if !self.in_flight.contains(&call) {
+                if lane.is_running() && !self.in_flight.contains(&call) {
                     let overtaken = lane.restore(self.now.now(), self.settings.policy.call_timeout);
-                    self.overtaken.extend(overtaken.map(|result| (id, account.clone(), result)));
-                }
-                if let Some(due) = lane.due() {
-                    partition.queue.insert((lane.priority(), due, account.clone()));
-                }
-                if lane.due().is_some() || lane.is_running() {
-                    self.newest.insert(account.clone(), lane.seen);
-                    partition.active.insert(account, lane);
+                    partition.agenda.set(&account, &lane);
+                    self.reckoned.insert((id, account), Reckoned { lane, overtaken });
+                } else {
+                    partition.agenda.set(&account, &lane);
                 }
             }
         }
@@ -538,36 +506,26 @@ impl LaneLoop {
         let until = self.session.positions().get(&(topic.clone(), id)).copied().unwrap_or_default();
         let (bus, codec) = (self.bus.as_ref(), self.codec.as_ref());
         let log = lost::Log { bus, codec, target, topic: &topic, partition: id, until };
-        let found = lost::lanes(&log, &lost, self.now.now(), self.settings.policy.call_timeout)?;
+        let mut found = lost::lanes(&log, &lost, self.now.now(), self.settings.policy.call_timeout)?;
         tracing::warn!(target_name = %target, partition = id, found = found.len(), not_found = lost.len() - found.len(),
             "lanes that were found go on from there, the others start anew with their next command");
-        for (account, lane) in found {
-            let Some(due) = lane.due() else { continue };
-            partition.queue.insert((lane.priority(), due, account.clone()));
-            self.newest.insert(account.clone(), lane.seen);
-            partition.active.insert(account, lane);
+        for account in lost {
+            let lane = found.remove(&account).unwrap_or_default();
+            partition.agenda.set(&account, &lane);
+            self.reckoned.insert((id, account), Reckoned { lane, overtaken: None });
         }
-        self.lost.extend(lost.into_iter().map(|account| (id, account)));
         Ok(())
     }
 
     /// How long until something is to be done, at most `wait`.
     fn until_due(&self, wait: Duration) -> Duration {
-        let now = self.now.now();
-        let mut wait = wait;
-        if self.in_flight.len() < self.settings.concurrency {
-            for partition in self.partitions.values() {
-                for priority in 0..=2u8 {
-                    let from = (priority, Timestamp(i64::MIN), AccountId(String::new().into()));
-                    let first = partition.queue.range(from..).next().filter(|(at, ..)| *at == priority);
-                    if let Some((_, due, _)) = first {
-                        let due = self.breaker.until().map_or(*due, |until| until.max(*due));
-                        wait = wait.min(due.since(now));
-                    }
-                }
-            }
+        if self.in_flight.len() >= self.settings.concurrency || self.breaker.is_trying() {
+            return wait;
         }
-        wait
+        let now = self.now.now();
+        let first = self.partitions.values().filter_map(|partition| partition.agenda.next_due()).min();
+        let due = first.map(|due| self.breaker.until().map_or(due, |until| until.max(due)));
+        due.map_or(wait, |due| wait.min(due.since(now)))
     }
 
     fn show(&self) {

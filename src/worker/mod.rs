@@ -4,6 +4,7 @@
 //! results, lanes and offsets in one transaction; `call` makes one call and reads it back; `shell` puts both on threads.
 //! No transaction is open across a call: a call starts only after the row that says so is committed.
 
+mod agenda;
 mod call;
 mod lanes;
 mod lost;
