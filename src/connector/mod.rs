@@ -38,6 +38,28 @@ pub struct Lookup {
     pub match_on: Option<(String, String)>,
 }
 
+/// What an account is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To make it, to change it, or to compare all of it. One that bears another's mark is not ours.
+    Provision,
+    /// To end its access, or to see that it has ended. One that was ours by its id and bears another's mark by now is shown, and
+    /// never taken for gone: it may still let somebody in.
+    Deprovision,
+    /// To see that it is gone, after we deleted it. A target that gives ids again may have given its id to another's.
+    Deleted,
+}
+
+impl Purpose {
+    pub fn of(op: Op, desired: &Desired) -> Self {
+        match op {
+            Op::Disable | Op::Delete => Self::Deprovision,
+            Op::Verify if !desired.active => Self::Deprovision,
+            Op::Create | Op::Update | Op::Enable | Op::Verify => Self::Provision,
+        }
+    }
+}
+
 /// What to make true.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
@@ -153,6 +175,16 @@ impl GroupChanges {
     }
 }
 
+/// The account that was ours by its id is marked as another's: ending that one's access is not ours to do, and saying that
+/// ours has ended would be untrue.
+fn remarked(mark: &str) -> CallError {
+    let message = format!(
+        "the account was ours by its id and bears another's {mark} by now: it is left alone, and may still let somebody in; \
+         put the {mark} right, or end its access in the target, then redrive"
+    );
+    CallError::new(ErrorClass::Uniqueness, message)
+}
+
 /// The part of `Connector::differences` that depends on the operation only. `differs` says whether the target shows an
 /// attribute otherwise; `groups` whether memberships do.
 fn compare(
@@ -162,13 +194,13 @@ fn compare(
     differs: impl Fn(&str, &Observed) -> bool,
     groups: impl Fn(&Observed) -> bool,
 ) -> Vec<String> {
-    // A disable leaves everything else as it was, so there is nothing else to compare after it.
-    let only_active = op == Op::Disable || (op == Op::Verify && !desired.active);
+    let ends = Purpose::of(op, desired) == Purpose::Deprovision;
     match observed {
-        None if op.is_deprovision() || only_active => Vec::new(),
+        None if ends => Vec::new(),
         None => vec!["account".to_owned()],
         Some(_) if op == Op::Delete => vec!["account".to_owned()],
-        Some(observed) if only_active => observed.active.then(|| "active".to_owned()).into_iter().collect(),
+        // A disable leaves everything else as it was, so there is nothing else to compare after it.
+        Some(observed) if ends => observed.active.then(|| "active".to_owned()).into_iter().collect(),
         Some(observed) => {
             let mut names: Vec<String> =
                 desired.attributes.keys().filter(|name| differs(name, observed)).map(ToString::to_string).collect();
@@ -188,11 +220,12 @@ pub trait Connector: Send + Sync {
     fn capabilities(&self) -> Capabilities;
 
     /// The account, or None where there is none. More than one match is `ErrorClass::Uniqueness`.
-    async fn read(&self, lookup: &Lookup) -> Result<Option<Observed>, CallError>;
+    async fn read(&self, lookup: &Lookup, purpose: Purpose) -> Result<Option<Observed>, CallError>;
 
     /// Makes the change. Create on an account that is there and ours (or unowned: the match attribute finds it) is an update;
     /// on one that is another's it is `Uniqueness`. Delete and disable of one that is gone is `AlreadyGone`; update or enable
-    /// of one that is gone is `MissingOnUpdate`: a disable never creates.
+    /// of one that is gone is `MissingOnUpdate`: a disable never creates. Delete, and disable of what is still active, is
+    /// `Uniqueness` where the id that was ours bears another's mark.
     async fn apply(&self, change: &Change) -> Result<Applied, CallError>;
 
     /// All accounts, a page at a time, from `cursor` (None: the beginning).

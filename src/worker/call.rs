@@ -1,6 +1,6 @@
 //! One call to a target, from the read before it to the read-back after it.
 
-use crate::connector::{Applied, CallError, Change, Connector, Lookup, Observed};
+use crate::connector::{Applied, CallError, Change, Connector, Lookup, Observed, Purpose};
 use crate::lane::{Call, Ended};
 use crate::model::{AccountId, Command, ErrorClass, Generation, Op, Value};
 use dashmap::DashMap;
@@ -54,9 +54,13 @@ async fn exchange(connector: &dyn Connector, call: &Call, newest: &Newest, patie
     let Patience { exchange: limit, began } = patience;
     let command = &call.command;
     let lookup = lookup(command, call.external_id.clone());
+    let purpose = Purpose::of(call.op, &command.desired);
+    // A look is at what was verified, so a delete has been made.
+    let after = if call.op == Op::Delete { Purpose::Deleted } else { purpose };
+    let before = if call.check { after } else { purpose };
     let mut observed = None;
     if call.read_first || call.op == Op::Verify {
-        observed = match read(connector, &lookup, limit).await {
+        observed = match read(connector, &lookup, before, limit).await {
             Ok(observed) => observed,
             Err(error) => return failed(error),
         };
@@ -94,7 +98,7 @@ async fn exchange(connector: &dyn Connector, call: &Call, newest: &Newest, patie
         Err(error) => return failed(error),
     };
     let lookup = Lookup { external_id: applied.external_id.or(lookup.external_id), ..lookup };
-    match read(connector, &lookup, limit).await {
+    match read(connector, &lookup, after, limit).await {
         Ok(observed) => {
             let names = connector.differences(call.op, &command.desired, &command.revoked, observed.as_ref());
             let external_id = observed.map(|observed| observed.external_id).or(lookup.external_id);
@@ -122,8 +126,13 @@ fn lookup(command: &Command, external_id: Option<String>) -> Lookup {
     }
 }
 
-async fn read(connector: &dyn Connector, lookup: &Lookup, limit: Duration) -> Result<Option<Observed>, CallError> {
-    within(limit, connector.read(lookup)).await
+async fn read(
+    connector: &dyn Connector,
+    lookup: &Lookup,
+    purpose: Purpose,
+    limit: Duration,
+) -> Result<Option<Observed>, CallError> {
+    within(limit, connector.read(lookup, purpose)).await
 }
 
 /// Bounds an exchange. A process that stood still (suspended, swapped out) finds answers waiting and time-outs over at once: the
@@ -162,7 +171,7 @@ mod tests {
             Capabilities { groups: false, disable: true, delete: true, list: false, owner: true }
         }
 
-        async fn read(&self, _: &Lookup) -> Result<Option<Observed>, CallError> {
+        async fn read(&self, _: &Lookup, _: Purpose) -> Result<Option<Observed>, CallError> {
             Ok(None)
         }
 
@@ -197,7 +206,7 @@ mod tests {
             Capabilities { groups: false, disable: true, delete: true, list: false, owner: true }
         }
 
-        async fn read(&self, _: &Lookup) -> Result<Option<Observed>, CallError> {
+        async fn read(&self, _: &Lookup, _: Purpose) -> Result<Option<Observed>, CallError> {
             std::thread::sleep(self.in_read);
             Ok(None)
         }
@@ -216,6 +225,36 @@ mod tests {
 
         fn differences(&self, _: Op, _: &Desired, _: &BTreeSet<String>, observed: Option<&Observed>) -> Vec<String> {
             if observed.is_none() { vec!["account".into()] } else { Vec::new() }
+        }
+    }
+
+    /// A target that shows nothing, and remembers what it was asked for.
+    #[derive(Default)]
+    struct Asked {
+        reads: Mutex<Vec<(Lookup, Purpose)>>,
+    }
+
+    #[async_trait::async_trait]
+    impl Connector for Asked {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities { groups: false, disable: true, delete: true, list: false, owner: true }
+        }
+
+        async fn read(&self, lookup: &Lookup, purpose: Purpose) -> Result<Option<Observed>, CallError> {
+            self.reads.lock().unwrap().push((lookup.clone(), purpose));
+            Ok(None)
+        }
+
+        async fn apply(&self, _: &Change) -> Result<Applied, CallError> {
+            Ok(Applied { external_id: None })
+        }
+
+        async fn list(&self, _: Option<&str>) -> Result<Page, CallError> {
+            unreachable!("a call lists nothing")
+        }
+
+        fn differences(&self, _: Op, _: &Desired, _: &BTreeSet<String>, _: Option<&Observed>) -> Vec<String> {
+            vec!["active".to_owned()]
         }
     }
 
@@ -265,6 +304,25 @@ mod tests {
         }
         let (_, changes) = made(&StandingStill::default(), Duration::from_secs(60).into(), true);
         assert_eq!(changes, 1, "one that didn't stand still goes on");
+    }
+
+    #[tokio::test]
+    async fn what_was_deleted_is_looked_for_as_that() {
+        use Purpose::{Deleted, Deprovision, Provision};
+        for (op, read_first, check, expected) in [
+            (Op::Create, true, false, &[Provision, Provision][..]),
+            (Op::Disable, true, false, &[Deprovision, Deprovision]),
+            (Op::Disable, true, true, &[Deprovision]),
+            (Op::Delete, false, false, &[Deleted]),
+            // Until then it may be there, under another's mark.
+            (Op::Delete, true, false, &[Deprovision, Deleted]),
+            (Op::Delete, true, true, &[Deleted]),
+        ] {
+            let target = Asked::default();
+            make(&target, &Call { op, read_first, check, ..call() }, &Newest::new(), LIMIT).await;
+            let reads: Vec<Purpose> = target.reads.lock().unwrap().iter().map(|(_, purpose)| *purpose).collect();
+            assert_eq!(reads, expected, "{op}, read first: {read_first}, check: {check}");
+        }
     }
 
     #[tokio::test]

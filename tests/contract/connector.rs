@@ -7,7 +7,7 @@ mod scim;
 mod sql;
 
 use async_trait::async_trait;
-use lockstep::connector::{CallError, Change, Connector, Lookup, Observed};
+use lockstep::connector::{CallError, Change, Connector, Lookup, Observed, Purpose};
 use lockstep::model::{AccountId, Attributes, Desired, Entitlements, ErrorClass, Op, Universe, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,6 +39,8 @@ pub trait Target: Send + Sync {
     async fn raw(&self, key: &str) -> Option<BTreeMap<String, String>>;
     async fn count(&self) -> usize;
     async fn set(&self, key: &str, attribute: &str, value: &str);
+    /// Somebody else makes the account theirs.
+    async fn mark(&self, key: &str, owner: &AccountId);
     async fn set_active(&self, key: &str, active: bool);
     async fn join(&self, key: &str, group: &str);
     async fn leave(&self, key: &str, group: &str);
@@ -55,6 +57,7 @@ pub trait Target: Send + Sync {
 pub async fn whole(target: &dyn Target) {
     create_update_and_remove_an_attribute(target).await;
     create_adopts_what_is_nobodys_and_refuses_what_is_anothers(target).await;
+    what_was_ours_and_is_marked_as_anothers_is_not_taken_for_gone(target).await;
     disable_changes_nothing_else(target).await;
     what_is_not_there_is_never_made(target).await;
     groups_are_added_once_and_removed_only_where_managed(target).await;
@@ -116,7 +119,8 @@ async fn apply(target: &dyn Target, change: &Change) -> Result<Option<Observed>,
     let applied = connector.apply(change).await?;
     let mut lookup = change.lookup.clone();
     lookup.external_id = applied.external_id.or(lookup.external_id);
-    let observed = connector.read(&lookup).await?;
+    let purpose = if change.op == Op::Delete { Purpose::Deleted } else { Purpose::of(change.op, &change.desired) };
+    let observed = connector.read(&lookup, purpose).await?;
     let differences = connector.differences(change.op, &change.desired, &change.revoked, observed.as_ref());
     assert_eq!(differences, [""; 0], "after {}", change.op);
     Ok(observed)
@@ -180,16 +184,46 @@ async fn create_adopts_what_is_nobodys_and_refuses_what_is_anothers(target: &dyn
     let before = target.raw(&key).await;
     let create = change(Op::Create, &lookup("carl", None), &desired("carl", &[]), &[]);
     assert_eq!(class_of(target, &create).await, ErrorClass::Uniqueness);
-    // Not ours by its key either: neither read, changed nor deleted.
-    let wrong = lookup("carl", Some(&key));
-    assert_eq!(target.connector().read(&wrong).await.unwrap(), None);
+    // Neither read, changed nor deleted: there is none of ours.
     for (op, class) in [
         (Op::Update, ErrorClass::MissingOnUpdate),
         (Op::Disable, ErrorClass::AlreadyGone),
         (Op::Delete, ErrorClass::AlreadyGone),
     ] {
-        assert_eq!(class_of(target, &change(op, &wrong, &desired("carl", &[]), &[])).await, class, "{op}");
+        let change = change(op, &create.lookup, &create.desired, &[]);
+        assert_eq!(class_of(target, &change).await, class, "{op}");
     }
+    for purpose in [Purpose::Provision, Purpose::Deprovision, Purpose::Deleted] {
+        assert_eq!(target.connector().read(&create.lookup, purpose).await.unwrap(), None, "{purpose:?}");
+    }
+    assert_eq!(target.raw(&key).await, before);
+}
+
+async fn what_was_ours_and_is_marked_as_anothers_is_not_taken_for_gone(target: &dyn Target) {
+    let connector = target.connector();
+    if !connector.capabilities().owner {
+        return;
+    }
+    let key = created(target, "mia", &["eng"]).await.external_id;
+    target.mark(&key, &account("somebody else's, mia")).await;
+    let before = target.raw(&key).await;
+    let known = lookup("mia", Some(&key));
+    assert_eq!(connector.read(&known, Purpose::Provision).await.unwrap(), None);
+    for (op, class) in [
+        (Op::Update, ErrorClass::MissingOnUpdate),
+        (Op::Disable, ErrorClass::Uniqueness),
+        (Op::Delete, ErrorClass::Uniqueness),
+    ] {
+        assert_eq!(class_of(target, &change(op, &known, &desired("mia", &[]), &[])).await, class, "{op}");
+    }
+    assert_eq!(target.raw(&key).await, before);
+    let shown = connector.read(&known, Purpose::Deprovision).await.unwrap().unwrap();
+    assert_eq!(shown.owner, Some(account("somebody else's, mia").to_string()));
+    let differences = connector.differences(Op::Disable, &desired("mia", &[]), &groups(&[]), Some(&shown));
+    assert_eq!(differences, ["active"], "it still lets somebody in");
+    // Whoever ended its access by hand has done what was to be done.
+    target.set_active(&key, false).await;
+    apply(target, &change(Op::Disable, &known, &desired("mia", &[]), &[])).await.unwrap();
     assert_eq!(target.raw(&key).await, before);
 }
 
@@ -226,7 +260,7 @@ async fn what_is_not_there_is_never_made(target: &dyn Target) {
     ] {
         assert_eq!(class_of(target, &change(op, &nobody, &desired("nobody", &["eng"]), &[])).await, class, "{op}");
     }
-    assert_eq!(target.connector().read(&nobody).await.unwrap(), None);
+    assert_eq!(target.connector().read(&nobody, Purpose::Provision).await.unwrap(), None);
     assert_eq!(target.count().await, before);
 }
 
@@ -304,9 +338,9 @@ async fn every_lookup_finds_the_same_account(target: &dyn Target) {
         lookups.push(by(None, "gina", Some("renamed")));
     }
     for lookup in lookups {
-        assert_eq!(connector.read(&lookup).await.unwrap().as_ref(), Some(&observed), "{lookup:?}");
+        assert_eq!(connector.read(&lookup, Purpose::Provision).await.unwrap().as_ref(), Some(&observed), "{lookup:?}");
     }
-    assert_eq!(connector.read(&by(None, "unknown", Some("unknown"))).await.unwrap(), None);
+    assert_eq!(connector.read(&by(None, "unknown", Some("unknown")), Purpose::Provision).await.unwrap(), None);
 }
 
 async fn strange_texts_are_only_texts(target: &dyn Target) {
@@ -328,14 +362,14 @@ async fn strange_texts_are_only_texts(target: &dyn Target) {
         let observed = apply(target, &change(Op::Create, &lookup(text, None), &wanted, &[])).await.unwrap().unwrap();
         assert_eq!(observed.attributes.get("givenName"), Some(&Value::from(text)));
         let by_match = Lookup { account: account("unknown"), ..lookup(text, None) };
-        match target.connector().read(&by_match).await.unwrap() {
+        match target.connector().read(&by_match, Purpose::Provision).await.unwrap() {
             None if target.connector().capabilities().owner => {}
             found => assert_eq!(found, Some(observed)),
         }
     }
     assert_eq!(target.count().await, before + texts.len());
     let missing = Lookup { account: account("unknown"), ..lookup("\" or userName pr or \"\" eq \"", None) };
-    match target.connector().read(&missing).await {
+    match target.connector().read(&missing, Purpose::Provision).await {
         Ok(found) => assert_eq!(found, None),
         Err(error) => assert_eq!(error.class, ErrorClass::Invalid, "{error}"),
     }
@@ -357,7 +391,11 @@ async fn refused_values_are_invalid(target: &dyn Target) {
         let error = target.connector().apply(&create).await.unwrap_err();
         assert_eq!(error.class, ErrorClass::Invalid, "{error}");
         assert!(!error.message.contains("éé") && !error.message.contains(&name), "no values: {error}");
-        assert_eq!(target.connector().read(&create.lookup).await.unwrap(), None, "nothing was made by halves");
+        assert_eq!(
+            target.connector().read(&create.lookup, Purpose::Provision).await.unwrap(),
+            None,
+            "nothing was made by halves"
+        );
     }
 }
 
@@ -368,7 +406,7 @@ async fn changes_behind_our_back_show_as_differences(target: &dyn Target) {
     wanted.entitlements.universe = Universe::Authoritative(groups(&["eng", "ops"]));
     let update = change(Op::Update, &lookup, &wanted, &[]);
     let differences = async |op: Op, revoked: &[&str]| {
-        let observed = target.connector().read(&lookup).await.unwrap();
+        let observed = target.connector().read(&lookup, Purpose::Provision).await.unwrap();
         target.connector().differences(op, &wanted, &groups(revoked), observed.as_ref())
     };
     for name in ["userName", "givenName", "familyName", "mail", "mobile", "department"] {
@@ -431,7 +469,7 @@ async fn faults_have_their_classes(target: &dyn Target) {
         let Some(connector) = target.broken(fault).await else { continue };
         let since = Instant::now();
         let results = [
-            connector.read(&create.lookup).await.map(|_| ()),
+            connector.read(&create.lookup, Purpose::Provision).await.map(|_| ()),
             connector.apply(&create).await.map(|_| ()),
             connector.list(None).await.map(|_| ()),
         ];

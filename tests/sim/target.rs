@@ -6,7 +6,7 @@ use crate::faults::Faults;
 use crate::truth::Account;
 use async_trait::async_trait;
 use lockstep::bus::embedded::{Clock, VirtualClock};
-use lockstep::connector::{Applied, CallError, Capabilities, Change, Connector, Lookup, Observed, Page};
+use lockstep::connector::{Applied, CallError, Capabilities, Change, Connector, Lookup, Observed, Page, Purpose};
 use lockstep::model::{AccountId, Attributes, Desired, ErrorClass, Generation, Op, Timestamp, Universe, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -139,7 +139,7 @@ impl Connector for SimTarget {
         Capabilities { groups: true, disable: true, delete: true, list: true, owner: true }
     }
 
-    async fn read(&self, lookup: &Lookup) -> Result<Option<Observed>, CallError> {
+    async fn read(&self, lookup: &Lookup, _: Purpose) -> Result<Option<Observed>, CallError> {
         Moment::default().await;
         if self.is_away() {
             return Err(fails(ErrorClass::Unreachable));

@@ -5,7 +5,7 @@ use crate::cli::runtime;
 use crate::codec::registry::{RegistryError, Standing};
 use crate::codec::schemas::Document;
 use crate::config::{Config, resolve};
-use crate::connector::{self, Limits, Lookup};
+use crate::connector::{self, Limits, Lookup, Purpose};
 use crate::model::AccountId;
 use crate::rules::{PublicFormat, TargetRules};
 use std::path::Path;
@@ -79,7 +79,7 @@ async fn target_answers(target: &TargetRules, data: &Path) -> Finding {
         Err(error) => return Finding::bad(CHECK, name, error.to_string(), help(name)),
     };
     let nobody = Lookup { account: AccountId::from(NOBODY), external_id: None, match_on: None };
-    match tokio::time::timeout(target.timeout, connector.read(&nobody)).await {
+    match tokio::time::timeout(target.timeout, connector.read(&nobody, Purpose::Deprovision)).await {
         Ok(Ok(_)) => Finding::ok(CHECK, name, "answers, and lets itself be read"),
         Ok(Err(error)) => Finding::bad(CHECK, name, error.to_string(), help(name)),
         Err(_) => {

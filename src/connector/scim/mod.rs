@@ -15,7 +15,7 @@ mod tests;
 
 use super::{
     Applied, CallError, Capabilities, Change, Connector, GroupChanges, Limits, Lookup, Observed, OpenError, Page,
-    Resolve, compare,
+    Purpose, Resolve, compare, remarked,
 };
 use crate::model::{Desired, ErrorClass, Op, Universe};
 use crate::rules::ScimRules;
@@ -51,6 +51,8 @@ pub struct ScimConnector {
 
 enum Located {
     Ours(Json),
+    /// The account of our id, which has another's externalId by now; only where access is to end.
+    Remarked(Json),
     /// The match attribute is that of an account that is somebody else's.
     Anothers,
     Nowhere,
@@ -76,12 +78,17 @@ impl ScimConnector {
         Instant::now() + self.timeout
     }
 
-    async fn locate(&self, lookup: &Lookup, deadline: Instant) -> Result<Located, CallError> {
+    async fn locate(&self, lookup: &Lookup, purpose: Purpose, deadline: Instant) -> Result<Located, CallError> {
         let foreign = |user: &Json| self.mapping.owner && owner_of(user).is_some_and(|owner| owner != lookup.account.0);
-        let mut found = None;
-        if let Some(id) = &lookup.external_id {
-            found = self.get(id, deadline).await?.filter(|user| !foreign(user));
-        }
+        let by_id = match &lookup.external_id {
+            Some(id) => self.get(id, deadline).await?,
+            None => None,
+        };
+        // An id is never given to another account (RFC 7643, section 3.1), so this one was ours, deleted or not.
+        let (mut found, remarked) = match by_id {
+            Some(user) if foreign(&user) => (None, Some(user).filter(|_| purpose != Purpose::Provision)),
+            user => (user, None),
+        };
         // "Not found" is believed only of a target whose collection answers.
         let mut answered = found.is_some();
         if found.is_none() && self.mapping.owner && !self.no_owner_search.load(Ordering::Relaxed) {
@@ -96,6 +103,11 @@ impl ScimConnector {
                 }
                 Err(refused) => return Err(refused.into()),
             }
+        }
+        if found.is_none()
+            && let Some(user) = remarked
+        {
+            return Ok(Located::Remarked(user));
         }
         if found.is_none()
             && let Some((name, value)) = &lookup.match_on
@@ -190,9 +202,9 @@ impl ScimConnector {
         if let Some(id) = id_of(&answer) {
             return Ok(id.to_owned());
         }
-        match self.locate(&change.lookup, deadline).await? {
+        match self.locate(&change.lookup, Purpose::Provision, deadline).await? {
             Located::Ours(user) => id_of(&user).map(str::to_owned),
-            Located::Anothers | Located::Nowhere => None,
+            Located::Remarked(_) | Located::Anothers | Located::Nowhere => None,
         }
         .ok_or_else(|| CallError::new(ErrorClass::FalseSuccess, "the target says it made the account, but shows none"))
     }
@@ -257,22 +269,30 @@ impl Connector for ScimConnector {
         Capabilities { groups: true, disable: true, delete: true, list: true, owner }
     }
 
-    async fn read(&self, lookup: &Lookup) -> Result<Option<Observed>, CallError> {
+    async fn read(&self, lookup: &Lookup, purpose: Purpose) -> Result<Option<Observed>, CallError> {
         let deadline = self.deadline();
-        let Located::Ours(user) = self.locate(lookup, deadline).await? else { return Ok(None) };
+        let user = match self.locate(lookup, purpose, deadline).await? {
+            Located::Ours(user) | Located::Remarked(user) => user,
+            Located::Anothers | Located::Nowhere => return Ok(None),
+        };
         let groups = self.groups.of(&self.client, id_of(&user).unwrap_or_default(), deadline).await?;
         Ok(Some(self.mapping.observed(&user, groups.map(|groups| groups.into_keys().collect()))))
     }
 
     async fn apply(&self, change: &Change) -> Result<Applied, CallError> {
         let deadline = self.deadline();
-        let located = self.locate(&change.lookup, deadline).await?;
+        let purpose = Purpose::of(change.op, &change.desired);
+        let located = self.locate(&change.lookup, purpose, deadline).await?;
         let external_id = match (change.op, located) {
             (Op::Create, Located::Anothers) => {
                 let reason =
                     "an account with the same match attribute has another externalId, so it is somebody else's";
                 return Err(CallError::new(ErrorClass::Uniqueness, reason));
             }
+            (Op::Disable, Located::Remarked(user)) if activation(false, &user).is_none() => {
+                id_of(&user).map(str::to_owned)
+            }
+            (_, Located::Remarked(_)) => return Err(remarked("externalId")),
             (Op::Create, Located::Nowhere) => {
                 let id = self.create(change, deadline).await?;
                 // A new account is in no group yet.

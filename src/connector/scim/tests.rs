@@ -148,7 +148,7 @@ async fn a_membership_filter_that_finds_nothing_is_not_believed() {
     })
     .await;
     for _ in 0..2 {
-        let observed = target.connector.read(&lookup()).await.unwrap().unwrap();
+        let observed = target.connector.read(&lookup(), Purpose::Provision).await.unwrap().unwrap();
         assert_eq!(observed.groups, Some(names(&["Eng"])));
     }
     // The target's spelling of a name isn't the rules'.
@@ -170,7 +170,7 @@ async fn a_membership_filter_that_tells_the_truth_is_used_from_then_on() {
     })
     .await;
     for _ in 0..3 {
-        let observed = target.connector.read(&lookup()).await.unwrap().unwrap();
+        let observed = target.connector.read(&lookup(), Purpose::Provision).await.unwrap().unwrap();
         assert_eq!(observed.groups, Some(names(&["eng"])));
     }
     let asked = target.requests().iter().filter(|what| *what == "GET /Groups").count();
@@ -239,7 +239,7 @@ async fn a_collection_that_is_not_there_does_not_mean_that_the_account_is_gone()
     for op in [Op::Delete, Op::Disable, Op::Update, Op::Create] {
         assert_eq!(target.apply(op, &[], &[]).await.unwrap_err().class, ErrorClass::ServerFault, "{op}");
     }
-    assert_eq!(target.connector.read(&lookup()).await.unwrap_err().class, ErrorClass::ServerFault);
+    assert_eq!(target.connector.read(&lookup(), Purpose::Provision).await.unwrap_err().class, ErrorClass::ServerFault);
 }
 
 #[tokio::test]
@@ -302,7 +302,7 @@ async fn a_throttled_call_says_for_how_long() {
             response
         })
         .await;
-        let error = target.connector.read(&lookup()).await.unwrap_err();
+        let error = target.connector.read(&lookup(), Purpose::Provision).await.unwrap_err();
         assert_eq!((error.class, error.retry_after), (class, seconds.map(Duration::from_secs)), "{code}");
     }
 }
@@ -314,7 +314,7 @@ async fn redirects_and_pages_that_are_not_scim_are_faults() {
         || "<html>please log in</html>".into_response(),
     ] {
         let target = Awkward::playing(move |_, _, _| answer()).await;
-        let error = target.connector.read(&lookup()).await.unwrap_err();
+        let error = target.connector.read(&lookup(), Purpose::Provision).await.unwrap_err();
         assert_eq!(error.class, ErrorClass::ServerFault);
         assert!(error.message.contains("connector.scim.url"), "{error}");
     }
@@ -362,7 +362,7 @@ async fn a_target_without_groups_says_nothing_of_them() {
         _ => status(404),
     })
     .await;
-    let observed = target.connector.read(&lookup()).await.unwrap().unwrap();
+    let observed = target.connector.read(&lookup(), Purpose::Provision).await.unwrap().unwrap();
     assert_eq!(observed.groups, None);
     let granted = change(Op::Update, &["eng"], &[]);
     let differences = target.connector.differences(Op::Update, &granted.desired, &granted.revoked, Some(&observed));

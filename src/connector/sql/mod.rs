@@ -14,7 +14,7 @@ mod tests;
 
 use super::{
     Applied, CallError, Capabilities, Change, Connector, GroupChanges, Limits, Lookup, Observed, OpenError, Page,
-    Resolve, compare,
+    Purpose, Resolve, compare, remarked,
 };
 use crate::model::{AccountId, Desired, ErrorClass, Op};
 use crate::rules::SqlRules;
@@ -56,6 +56,8 @@ struct Wanted<'a> {
 
 enum Located {
     Ours(Stored),
+    /// The row of our key, which another account owns by now; only where access is to end.
+    Remarked(Stored),
     /// The match attribute is that of another account of Lockstep's.
     Anothers,
     Nowhere,
@@ -112,7 +114,8 @@ impl SqlConnector {
     async fn change(&self, change: &Change, committing: &AtomicBool) -> Result<Applied, CallError> {
         let layout = self.layout().await?;
         let mut session = self.database.writing(committing).await?;
-        let located = layout.locate(&mut session, &change.lookup).await?;
+        let purpose = Purpose::of(change.op, &change.desired);
+        let located = layout.locate(&mut session, &change.lookup, purpose).await?;
         let external_id = match (change.op, located) {
             (Op::Create, Located::Anothers) => {
                 return Err(CallError::new(
@@ -120,6 +123,10 @@ impl SqlConnector {
                     format!("the row with this {} belongs to another account", match_name(&change.lookup)),
                 ));
             }
+            (Op::Disable, Located::Remarked(stored)) if !layout.is_active(&stored) => {
+                return Ok(Applied { external_id: Some(stored.key) });
+            }
+            (_, Located::Remarked(_)) => return Err(remarked("owner")),
             (Op::Create, Located::Nowhere) => Some(layout.insert(&mut session, change).await?),
             (Op::Create | Op::Update | Op::Enable, Located::Ours(stored)) => {
                 Some(layout.update(&mut session, change, &stored).await?)
@@ -145,11 +152,11 @@ impl SqlConnector {
         Ok(Applied { external_id })
     }
 
-    async fn find(&self, lookup: &Lookup) -> Result<Option<Observed>, CallError> {
+    async fn find(&self, lookup: &Lookup, purpose: Purpose) -> Result<Option<Observed>, CallError> {
         let layout = self.layout().await?;
         let mut session = self.database.reading().await?;
-        match layout.locate(&mut session, lookup).await? {
-            Located::Ours(stored) => {
+        match layout.locate(&mut session, lookup, purpose).await? {
+            Located::Ours(stored) | Located::Remarked(stored) => {
                 let groups = match &layout.groups {
                     Some(groups) => Some(groups.of(&mut session, &stored.key).await?),
                     None => None,
@@ -202,8 +209,8 @@ impl Connector for SqlConnector {
         }
     }
 
-    async fn read(&self, lookup: &Lookup) -> Result<Option<Observed>, CallError> {
-        self.within(&AtomicBool::new(false), self.find(lookup)).await
+    async fn read(&self, lookup: &Lookup, purpose: Purpose) -> Result<Option<Observed>, CallError> {
+        self.within(&AtomicBool::new(false), self.find(lookup, purpose)).await
     }
 
     async fn apply(&self, change: &Change) -> Result<Applied, CallError> {
@@ -271,10 +278,8 @@ impl Layout {
             .columns
             .iter()
             .filter_map(|(name, column)| stored.cells.get(name).map(|cell| (name.clone(), column.decode(cell))));
-        // What is not the value of "false" may let someone in, so it counts as active.
-        let inactive = |active: &schema::Active| active.column.holds(&Some(active.no.clone()), &stored.active);
         Observed {
-            active: !self.active.as_ref().is_some_and(inactive),
+            active: self.is_active(&stored),
             attributes: attributes.collect(),
             external_id: stored.key,
             groups,
@@ -283,20 +288,46 @@ impl Layout {
         }
     }
 
-    /// By the key, else the owner, else the match attribute; never a row that another account of Lockstep's owns.
-    async fn locate(&self, session: &mut Session<'_>, lookup: &Lookup) -> Result<Located, CallError> {
+    /// What is not the value of "false" may let someone in, so it counts as active.
+    fn is_active(&self, stored: &Stored) -> bool {
+        let inactive = |active: &schema::Active| active.column.holds(&Some(active.no.clone()), &stored.active);
+        !self.active.as_ref().is_some_and(inactive)
+    }
+
+    /// Whether the key of a row that was deleted may be another's by now: a mapped attribute's can be, and SQLite gives the
+    /// highest rowid again unless the table is declared AUTOINCREMENT. A sequence, a UUID and an account id come once.
+    fn keys_come_again(&self, dialect: Dialect) -> bool {
+        match self.new_key {
+            NewKey::AccountId => false,
+            NewKey::Generated => dialect == Dialect::Sqlite,
+            NewKey::Attribute => true,
+        }
+    }
+
+    /// By the key, else the owner, else the match attribute; never a row that another account of Lockstep's owns, but to say
+    /// that the row of our key is by now. That may be a row in the place of one which somebody deleted by hand, where keys
+    /// come again: a person has to look. After a delete of our own it is taken for that, and only the owner tells.
+    async fn locate(&self, session: &mut Session<'_>, lookup: &Lookup, purpose: Purpose) -> Result<Located, CallError> {
         let foreign = |stored: &Stored| stored.owner.as_ref().is_some_and(|owner| *owner != lookup.account.0);
+        let key_tells = purpose != Purpose::Deleted || !self.keys_come_again(session.dialect());
+        let mut remarked = None;
         if let Some(key) = &lookup.external_id
+            && key_tells
             && let Ok(cell) = text_cell(&self.key, key)
             && let Some(stored) = self.only(session, &self.key, cell, "key").await?
-            && !foreign(&stored)
         {
-            return Ok(Located::Ours(stored));
+            if !foreign(&stored) {
+                return Ok(Located::Ours(stored));
+            }
+            remarked = Some(stored).filter(|_| purpose != Purpose::Provision);
         }
         if let Some(owner) = &self.owner
             && let Some(stored) = self.only(session, owner, Some(lookup.account.0.to_string()), "owner").await?
         {
             return Ok(Located::Ours(stored));
+        }
+        if let Some(stored) = remarked {
+            return Ok(Located::Remarked(stored));
         }
         let Some((name, value)) = &lookup.match_on else { return Ok(Located::Nowhere) };
         let column = self.column(name)?;

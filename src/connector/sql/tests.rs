@@ -124,7 +124,7 @@ async fn a_renamed_key_takes_its_memberships_along() {
     let renamed = connector.apply(&rename).await.unwrap();
     assert_eq!(renamed.external_id.as_deref(), Some("ada.king"));
     let lookup = Lookup { external_id: renamed.external_id, ..rename.lookup };
-    let observed = connector.read(&lookup).await.unwrap().unwrap();
+    let observed = connector.read(&lookup, Purpose::Provision).await.unwrap().unwrap();
     assert_eq!(observed.groups, Some(["eng".to_owned()].into()));
 }
 
@@ -186,7 +186,39 @@ async fn a_database_that_another_process_keeps_locked_is_throttled_and_unchanged
     let create = change(Op::Create, None, [("userName", "ada".into())], &[]);
     let error = connector.apply(&create).await.unwrap_err();
     assert_eq!(error.class, ErrorClass::Throttled, "{error}");
-    assert!(connector.read(&create.lookup).await.unwrap().is_none(), "reading needs no lock");
+    assert!(connector.read(&create.lookup, Purpose::Provision).await.unwrap().is_none(), "reading needs no lock");
     lock.rollback().await.unwrap();
     connector.apply(&create).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_that_came_again_after_a_delete_is_not_the_account_that_was_deleted() {
+    const ROWID: &str = "CREATE TABLE people (id INTEGER PRIMARY KEY, login TEXT, owned TEXT, active BOOLEAN);
+        CREATE TABLE memberships (person INTEGER, team TEXT);";
+    const ONCE: &str = "CREATE TABLE people (id TEXT PRIMARY KEY, login TEXT, owned TEXT, active BOOLEAN);
+        CREATE TABLE memberships (person TEXT, team TEXT);
+        INSERT INTO people VALUES ('1', 'bob', 'b2', true);";
+    for (statements, owner, found) in [
+        (ROWID, Some("owned"), [false, true, false]),
+        (ROWID, None, [true, true, false]),
+        // Keys that come once: whoever has it is who was to be gone.
+        (ONCE, Some("owned"), [false, true, true]),
+        (ONCE, None, [true, true, true]),
+    ] {
+        let tables = Tables::with(statements).await;
+        let mut rules = rules("id", &[("userName", "login")]);
+        rules.accounts.owner = owner.map(str::to_owned);
+        let connector = tables.open(rules).await.unwrap();
+        if statements == ROWID {
+            let create = change(Op::Create, None, [("userName", "ada".into())], &[]);
+            let key = connector.apply(&create).await.unwrap().external_id;
+            connector.apply(&change(Op::Delete, key.as_deref(), [], &[])).await.unwrap();
+            tables.run("INSERT INTO people (login, owned, active) VALUES ('bob', 'b2', true)").await;
+        }
+        let lookup = Lookup { match_on: None, ..change(Op::Delete, Some("1"), [], &[]).lookup };
+        for (purpose, found) in [Purpose::Provision, Purpose::Deprovision, Purpose::Deleted].into_iter().zip(found) {
+            let read = connector.read(&lookup, purpose).await.unwrap();
+            assert_eq!(read.is_some(), found, "{purpose:?}, owner {owner:?}: {statements}");
+        }
+    }
 }

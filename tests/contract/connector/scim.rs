@@ -162,6 +162,11 @@ impl Target for Provider {
         self.patch(&format!("Users/{key}"), json!({"op": "replace", "path": path, "value": value})).await;
     }
 
+    async fn mark(&self, key: &str, owner: &AccountId) {
+        let operation = json!({"op": "replace", "path": "externalId", "value": owner.0.as_str()});
+        self.patch(&format!("Users/{key}"), operation).await;
+    }
+
     async fn set_active(&self, key: &str, active: bool) {
         self.patch(&format!("Users/{key}"), json!({"op": "replace", "path": "active", "value": active})).await;
     }

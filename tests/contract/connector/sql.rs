@@ -2,7 +2,7 @@
 
 use super::{Fault, SHORT, TIMEOUT, Target, apply, change, desired, lookup, whole};
 use async_trait::async_trait;
-use lockstep::connector::{Connector, Limits, OpenError, open};
+use lockstep::connector::{Connector, Limits, OpenError, Purpose, open};
 use lockstep::model::{AccountId, ErrorClass, Op, Value};
 use lockstep::rules::{ConnectorRules, SqlAccounts, SqlActive, SqlGroups, SqlRules};
 use sqlx::{AssertSqlSafe, PgPool, Row as _, SqlitePool};
@@ -135,6 +135,11 @@ impl Target for Tables {
         let accounts = &self.rules.accounts;
         let (table, column) = (&accounts.table, &accounts.columns[attribute]);
         self.pool.run(format!("UPDATE {table} SET {column} = {} WHERE {}", quoted(value), self.is(key))).await;
+    }
+
+    async fn mark(&self, key: &str, owner: &AccountId) {
+        let table = &self.rules.accounts.table;
+        self.pool.run(format!("UPDATE {table} SET owner = {} WHERE {}", quoted(&owner.0), self.is(key))).await;
     }
 
     async fn set_active(&self, key: &str, active: bool) {
@@ -339,13 +344,16 @@ async fn postgres_types_locks_and_rights() {
         .await;
     let rules = SqlRules { url: tables.rules.url.replace("postgres@", &format!("{reader}@")), ..tables.rules.clone() };
     let connector = opened(&rules, TIMEOUT).await.unwrap();
-    assert!(connector.read(&create.lookup).await.unwrap().is_some());
+    assert!(connector.read(&create.lookup, Purpose::Provision).await.unwrap().is_some());
     assert_eq!(connector.apply(&disable).await.unwrap_err().class, ErrorClass::Permission);
     tables.pool.run(format!("DROP OWNED BY {reader}; DROP ROLE {reader}")).await;
 
     // The tables went away.
     tables.pool.run(format!("DROP SCHEMA {schema} CASCADE")).await;
-    assert_eq!(tables.connector.read(&create.lookup).await.unwrap_err().class, ErrorClass::ServerFault);
+    assert_eq!(
+        tables.connector.read(&create.lookup, Purpose::Provision).await.unwrap_err().class,
+        ErrorClass::ServerFault
+    );
     let Err(error) = opened(&tables.rules, TIMEOUT).await else { panic!("there is no table") };
     assert!(error.to_string().contains("there is no table"), "{error}");
 }
