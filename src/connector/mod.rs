@@ -21,7 +21,7 @@ pub struct Observed {
     pub active: bool,
     /// Under the names the rules use, and only those the mapping knows.
     pub attributes: Attributes,
-    /// None where the target can't say.
+    /// None where the target can't say, and where access is to end: then they aren't asked for.
     pub groups: Option<BTreeSet<String>>,
     /// The account id Lockstep left there (SCIM `externalId`, a column), where the target keeps one.
     pub owner: Option<String>,
@@ -43,7 +43,8 @@ pub struct Lookup {
 pub enum Purpose {
     /// To make it, to change it, or to compare all of it. One that bears another's mark is not ours.
     Provision,
-    /// To end its access, or to see that it has ended. One that was ours by its id and bears another's mark by now is shown, and
+    /// To end its access, or to see that it has ended. That takes no groups, so they are left out: what is wrong with a target's
+    /// groups keeps nobody in. One that was ours by its id and bears another's mark by now is shown, and
     /// never taken for gone: it may still let somebody in.
     Deprovision,
     /// To see that it is gone, after we deleted it. A target that gives ids again may have given its id to another's.

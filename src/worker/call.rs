@@ -58,28 +58,33 @@ async fn exchange(connector: &dyn Connector, call: &Call, newest: &Newest, patie
     // A look is at what was verified, so a delete has been made.
     let after = if call.op == Op::Delete { Purpose::Deleted } else { purpose };
     let before = if call.check { after } else { purpose };
-    let mut observed = None;
-    if call.read_first || call.op == Op::Verify {
-        observed = match read(connector, &lookup, before, limit).await {
-            Ok(observed) => observed,
+    let looks_only = call.check || call.op == Op::Verify;
+    let (mut observed, mut unread) = (None, None);
+    if call.read_first || looks_only {
+        match read(connector, &lookup, before, limit).await {
+            Ok(found) => {
+                let names = connector.differences(call.op, &command.desired, &command.revoked, found.as_ref());
+                let external_id = found.as_ref().map(|found| found.external_id.clone());
+                if names.is_empty() {
+                    return Ended::Verified { external_id };
+                }
+                if looks_only {
+                    return Ended::Differs { names, external_id };
+                }
+                observed = found;
+            }
+            // Ending access twice ends it once, and the read-back proves it: a read that fails is not what keeps somebody in.
+            Err(error) if purpose == Purpose::Deprovision && !looks_only => unread = Some(error),
             Err(error) => return failed(error),
-        };
-        let names = connector.differences(call.op, &command.desired, &command.revoked, observed.as_ref());
-        if names.is_empty() {
-            return Ended::Verified { external_id: observed.map(|observed| observed.external_id) };
-        }
-        if call.check || call.op == Op::Verify {
-            return Ended::Differs { names, external_id: observed.map(|observed| observed.external_id) };
         }
     }
     if newest.get(&command.account).is_some_and(|newest| *newest > command.generation) {
         return Ended::Superseded;
     }
     if began.elapsed() > limit {
-        return failed(CallError::new(
-            ErrorClass::UnknownOutcome,
-            format!("put off: not begun within {} ms, so another process may have this account", limit.as_millis()),
-        ));
+        let late =
+            format!("put off: not begun within {} ms, so another process may have this account", limit.as_millis());
+        return failed(unread.unwrap_or_else(|| CallError::new(ErrorClass::UnknownOutcome, late)));
     }
     let change = Change {
         op: call.op,
@@ -231,7 +236,10 @@ mod tests {
     /// A target that shows nothing, and remembers what it was asked for.
     #[derive(Default)]
     struct Asked {
+        /// How its first read fails.
+        fails: Option<ErrorClass>,
         reads: Mutex<Vec<(Lookup, Purpose)>>,
+        changes: Mutex<u32>,
     }
 
     #[async_trait::async_trait]
@@ -241,11 +249,16 @@ mod tests {
         }
 
         async fn read(&self, lookup: &Lookup, purpose: Purpose) -> Result<Option<Observed>, CallError> {
-            self.reads.lock().unwrap().push((lookup.clone(), purpose));
-            Ok(None)
+            let mut reads = self.reads.lock().unwrap();
+            reads.push((lookup.clone(), purpose));
+            match self.fails {
+                Some(class) if reads.len() == 1 => Err(CallError::new(class, "the read failed")),
+                _ => Ok(None),
+            }
         }
 
         async fn apply(&self, _: &Change) -> Result<Applied, CallError> {
+            *self.changes.lock().unwrap() += 1;
             Ok(Applied { external_id: None })
         }
 
@@ -254,7 +267,7 @@ mod tests {
         }
 
         fn differences(&self, _: Op, _: &Desired, _: &BTreeSet<String>, _: Option<&Observed>) -> Vec<String> {
-            vec!["active".to_owned()]
+            if *self.changes.lock().unwrap() == 0 { vec!["active".to_owned()] } else { Vec::new() }
         }
     }
 
@@ -322,6 +335,30 @@ mod tests {
             make(&target, &Call { op, read_first, check, ..call() }, &Newest::new(), LIMIT).await;
             let reads: Vec<Purpose> = target.reads.lock().unwrap().iter().map(|(_, purpose)| *purpose).collect();
             assert_eq!(reads, expected, "{op}, read first: {read_first}, check: {check}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_that_fails_does_not_keep_a_leaver_in() {
+        for class in [ErrorClass::Permission, ErrorClass::ServerFault, ErrorClass::UnknownOutcome] {
+            for (op, check, changes) in [
+                (Op::Disable, false, 1),
+                (Op::Delete, false, 1),
+                (Op::Disable, true, 0),
+                // Of these nobody knows what is there, and a second one may be made.
+                (Op::Create, false, 0),
+                (Op::Update, false, 0),
+                (Op::Verify, false, 0),
+            ] {
+                let target = Asked { fails: Some(class), ..Asked::default() };
+                let ended = make(&target, &Call { op, read_first: true, check, ..call() }, &Newest::new(), LIMIT).await;
+                assert_eq!(*target.changes.lock().unwrap(), changes, "{op} after {class}");
+                let expected = match changes {
+                    0 => Ended::Failed { class, message: "the read failed".to_owned(), retry_after: None },
+                    _ => Ended::Verified { external_id: None },
+                };
+                assert_eq!(ended, expected, "{op} after {class}, check: {check}");
+            }
         }
     }
 

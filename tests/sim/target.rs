@@ -23,7 +23,7 @@ pub struct Applies {
     pub account: AccountId,
     pub generation: Generation,
     pub op: Op,
-    /// A read of the account came since the change before it.
+    /// A read of the account came since the change before it, or was tried and failed where access is to end.
     pub read_before: bool,
     pub groups: BTreeSet<String>,
     pub revoked: BTreeSet<String>,
@@ -139,9 +139,13 @@ impl Connector for SimTarget {
         Capabilities { groups: true, disable: true, delete: true, list: true, owner: true }
     }
 
-    async fn read(&self, lookup: &Lookup, _: Purpose) -> Result<Option<Observed>, CallError> {
+    async fn read(&self, lookup: &Lookup, purpose: Purpose) -> Result<Option<Observed>, CallError> {
         Moment::default().await;
         if self.is_away() {
+            if purpose != Purpose::Provision {
+                // An end of access is called for all the same.
+                self.contents.lock().unwrap().read_since.insert(lookup.account.clone());
+            }
             return Err(fails(ErrorClass::Unreachable));
         }
         let found = {

@@ -275,7 +275,10 @@ impl Connector for ScimConnector {
             Located::Ours(user) | Located::Remarked(user) => user,
             Located::Anothers | Located::Nowhere => return Ok(None),
         };
-        let groups = self.groups.of(&self.client, id_of(&user).unwrap_or_default(), deadline).await?;
+        let groups = match purpose {
+            Purpose::Provision => self.groups.of(&self.client, id_of(&user).unwrap_or_default(), deadline).await?,
+            Purpose::Deprovision | Purpose::Deleted => None,
+        };
         Ok(Some(self.mapping.observed(&user, groups.map(|groups| groups.into_keys().collect()))))
     }
 

@@ -370,3 +370,33 @@ async fn a_target_without_groups_says_nothing_of_them() {
     assert_eq!(target.apply(Op::Update, &["eng"], &[]).await.unwrap_err().class, ErrorClass::Unsupported);
     target.apply(Op::Update, &[], &[]).await.unwrap();
 }
+
+#[tokio::test]
+async fn groups_that_cannot_be_read_keep_nobody_in() {
+    let active = Arc::new(AtomicBool::new(true));
+    let target = Awkward::playing(move |what, _, _| match what {
+        "GET /Users/1" => {
+            let active = active.load(Ordering::SeqCst);
+            ok(json!({"id": "1", "externalId": "a1", "userName": "ada", "active": active}))
+        }
+        "PATCH /Users/1" => {
+            active.store(false, Ordering::SeqCst);
+            status(204)
+        }
+        _ => status(403),
+    })
+    .await;
+    let disable = change(Op::Disable, &[], &[]);
+    for (active, differences) in [(true, &["active"][..]), (false, &[])] {
+        let observed = target.connector.read(&lookup(), Purpose::Deprovision).await.unwrap().unwrap();
+        assert_eq!(observed.active, active);
+        let shown = target.connector.differences(Op::Disable, &disable.desired, &disable.revoked, Some(&observed));
+        assert_eq!(shown, differences);
+        target.apply(Op::Disable, &[], &[]).await.unwrap();
+    }
+    assert_eq!(
+        target.connector.read(&lookup(), Purpose::Provision).await.unwrap_err().class,
+        ErrorClass::Permission,
+        "an account as a whole has its groups"
+    );
+}

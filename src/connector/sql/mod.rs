@@ -158,8 +158,8 @@ impl SqlConnector {
         match layout.locate(&mut session, lookup, purpose).await? {
             Located::Ours(stored) | Located::Remarked(stored) => {
                 let groups = match &layout.groups {
-                    Some(groups) => Some(groups.of(&mut session, &stored.key).await?),
-                    None => None,
+                    Some(groups) if purpose == Purpose::Provision => Some(groups.of(&mut session, &stored.key).await?),
+                    _ => None,
                 };
                 Ok(Some(layout.observed(stored, groups)))
             }
