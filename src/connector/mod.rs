@@ -174,6 +174,15 @@ impl GroupChanges {
     pub fn is_empty(&self) -> bool {
         self.add.is_empty() && self.remove.is_empty()
     }
+
+    /// Whether there are groups that an account may have to be put into or taken out of.
+    pub fn are_possible(entitlements: &Entitlements, revoked: &BTreeSet<String>) -> bool {
+        let managed = match &entitlements.universe {
+            Universe::Additive => false,
+            Universe::Authoritative(universe) => !universe.is_empty(),
+        };
+        managed || !entitlements.groups.is_empty() || !revoked.is_empty()
+    }
 }
 
 /// The account that was ours by its id is marked as another's: ending that one's access is not ours to do, and saying that
@@ -187,13 +196,14 @@ fn remarked(mark: &str) -> CallError {
 }
 
 /// The part of `Connector::differences` that depends on the operation only. `differs` says whether the target shows an
-/// attribute otherwise; `groups` whether memberships do.
+/// attribute otherwise; `groups` gives memberships in the rules' spelling.
 fn compare(
     op: Op,
     desired: &Desired,
+    revoked: &BTreeSet<String>,
     observed: Option<&Observed>,
     differs: impl Fn(&str, &Observed) -> bool,
-    groups: impl Fn(&Observed) -> bool,
+    groups: impl Fn(&BTreeSet<String>) -> BTreeSet<String>,
 ) -> Vec<String> {
     let ends = Purpose::of(op, desired) == Purpose::Deprovision;
     match observed {
@@ -208,7 +218,13 @@ fn compare(
             if observed.active != desired.active {
                 names.push("active".to_owned());
             }
-            if groups(observed) {
+            let entitlements = &desired.entitlements;
+            let regrouped = match &observed.groups {
+                Some(shown) => !GroupChanges::of(entitlements, revoked, &groups(shown)).is_empty(),
+                // Nobody knows, which is not to say that they are as they should be.
+                None => GroupChanges::are_possible(entitlements, revoked),
+            };
+            if regrouped {
                 names.push("groups".to_owned());
             }
             names
@@ -249,6 +265,31 @@ mod tests {
 
     fn set(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn groups_that_nobody_can_see_are_as_they_should_be_only_where_none_are_managed() {
+        let universe = |names: &[&str]| Universe::Authoritative(set(names));
+        for (granted, universe, revoked, differences) in [
+            (&[][..], Universe::Additive, &[][..], &[][..]),
+            (&[], universe(&[]), &[], &[]),
+            (&["eng"], Universe::Additive, &[], &["groups"]),
+            (&[], Universe::Additive, &["eng"], &["groups"]),
+            (&[], universe(&["eng"]), &[], &["groups"]),
+        ] {
+            let entitlements = Entitlements { groups: set(granted), universe };
+            let desired = Desired { active: true, attributes: Attributes::default(), entitlements };
+            let observed = Observed {
+                external_id: "1".to_owned(),
+                active: true,
+                attributes: Attributes::default(),
+                groups: None,
+                owner: None,
+                version: None,
+            };
+            let shown = compare(Op::Update, &desired, &set(revoked), Some(&observed), |_, _| false, BTreeSet::clone);
+            assert_eq!(shown, differences, "{desired:?}, revoked {revoked:?}");
+        }
     }
 
     #[test]

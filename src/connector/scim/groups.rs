@@ -17,10 +17,12 @@ use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Group ids that are remembered; beyond it all are forgotten and found again.
 const IDS_LIMIT: usize = 10_000;
+/// How long an answer that there are no groups is believed: it may have been a gateway's, in the middle of an upgrade.
+const ABSENCE: Duration = Duration::from_secs(60);
 /// An id that no user has, to see whether the target filters at all.
 const NOBODY: &str = "00000000-0000-4000-8000-6c6f636b7374";
 
@@ -38,8 +40,10 @@ pub(super) struct Groups {
     making: tokio::sync::Mutex<()>,
     /// Whether `members.value eq` may be believed; unset: not known yet.
     filters: OnceLock<bool>,
-    /// The target has no groups.
-    absent: AtomicBool,
+    /// The target has shown its groups, so it has some way to.
+    seen: AtomicBool,
+    /// When it last answered that it has no groups; `None` where it hasn't.
+    absent: Mutex<Option<Instant>>,
     no_patch: AtomicBool,
 }
 
@@ -55,7 +59,7 @@ impl Groups {
         user: &str,
         deadline: Instant,
     ) -> Result<Option<Memberships>, CallError> {
-        if self.absent.load(Ordering::Relaxed) {
+        if self.absent().is_some_and(|since| since.elapsed() < ABSENCE) {
             return Ok(None);
         }
         if self.filters.get() == Some(&true) {
@@ -212,6 +216,7 @@ impl Groups {
         // Some targets show members only when asked for, and then nothing else that isn't.
         match self.pages(client, &[("attributes", "id,displayName,members")], deadline).await {
             Ok(groups) => {
+                self.seen.store(true, Ordering::Relaxed);
                 for group in &groups {
                     if let Some(id) = id_of(group) {
                         self.remember(name_of(group), id);
@@ -219,10 +224,14 @@ impl Groups {
                 }
                 Ok(Some(groups))
             }
-            Err(refused) if refused.is_gone() || refused.is_unsupported() => {
-                self.absent.store(true, Ordering::Relaxed);
-                Ok(None)
-            }
+            // What was there once is there still, whoever says otherwise: to be tried again.
+            Err(refused) if refused.is_gone() || refused.is_unsupported() => match self.seen.load(Ordering::Relaxed) {
+                true => Err(CallError { class: ErrorClass::ServerFault, ..CallError::from(refused) }),
+                false => {
+                    *self.absent() = Some(Instant::now());
+                    Ok(None)
+                }
+            },
             Err(refused) => Err(refused.into()),
         }
     }
@@ -260,6 +269,10 @@ impl Groups {
             ids.clear();
         }
         ids.insert(name.to_lowercase(), id.to_owned());
+    }
+
+    pub(super) fn absent(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.absent.lock().expect("nothing panics while it holds a time")
     }
 
     fn ids(&self) -> MutexGuard<'_, HashMap<String, String>> {

@@ -17,7 +17,7 @@ use super::{
     Applied, CallError, Capabilities, Change, Connector, GroupChanges, Limits, Lookup, Observed, OpenError, Page,
     Purpose, Resolve, compare, remarked,
 };
-use crate::model::{Desired, ErrorClass, Op, Universe};
+use crate::model::{Desired, ErrorClass, Op};
 use crate::rules::ScimRules;
 use async_trait::async_trait;
 use call::{Client, Request};
@@ -229,10 +229,7 @@ impl ScimConnector {
             .await
             .map_err(|refused| missing(refused, ErrorClass::MissingOnUpdate))?;
         let id = id_of(user).unwrap_or_default().to_owned();
-        let entitlements = &change.desired.entitlements;
-        let nothing_to_say =
-            entitlements.groups.is_empty() && change.revoked.is_empty() && entitlements.universe == Universe::Additive;
-        if !nothing_to_say {
+        if GroupChanges::are_possible(&change.desired.entitlements, &change.revoked) {
             let current = self.groups.of(&self.client, &id, deadline).await?.ok_or_else(no_groups)?;
             self.regroup(change, &id, &current, deadline).await?;
         }
@@ -354,6 +351,7 @@ impl Connector for ScimConnector {
         compare(
             op,
             desired,
+            revoked,
             observed,
             |name, observed| {
                 desired
@@ -361,10 +359,7 @@ impl Connector for ScimConnector {
                     .get(name)
                     .is_some_and(|wanted| !self.mapping.shows(name, wanted, observed.attributes.get(name)))
             },
-            |observed| {
-                let shown = respelled(desired, revoked, observed.groups.iter().flatten());
-                !GroupChanges::of(&desired.entitlements, revoked, &shown.into_keys().collect()).is_empty()
-            },
+            |shown| respelled(desired, revoked, shown.iter()).into_keys().collect(),
         )
     }
 }

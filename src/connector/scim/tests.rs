@@ -1,7 +1,7 @@
 //! Awkward service providers, each played by a few lines over a real socket. What the well-behaved do is in `tests/contract`.
 
 use super::*;
-use crate::model::{Attributes, Entitlements};
+use crate::model::{Attributes, Entitlements, Universe};
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Method as Verb, Uri};
@@ -399,4 +399,50 @@ async fn groups_that_cannot_be_read_keep_nobody_in() {
         ErrorClass::Permission,
         "an account as a whole has its groups"
     );
+}
+
+#[tokio::test]
+async fn groups_that_were_there_are_not_gone_for_one_answer() {
+    let away = Arc::new(AtomicBool::new(false));
+    let gateway = away.clone();
+    let target = Awkward::playing(move |what, query, _| match what {
+        "GET /Users/1" => ok(ada()),
+        "GET /Groups" if gateway.load(Ordering::SeqCst) => status(405),
+        "GET /Groups" if query.contains("members.value") => status(400),
+        "GET /Groups" => list(&[group("eng", &["1"])]),
+        "PATCH /Groups/g-eng" => status(204),
+        _ => status(500),
+    })
+    .await;
+    target.apply(Op::Update, &["eng"], &[]).await.unwrap();
+    away.store(true, Ordering::SeqCst);
+    for error in [
+        target.apply(Op::Update, &[], &["eng"]).await.unwrap_err(),
+        target.connector.read(&lookup(), Purpose::Provision).await.unwrap_err(),
+    ] {
+        assert_eq!(error.class, ErrorClass::ServerFault, "it is tried again: {error}");
+    }
+    away.store(false, Ordering::SeqCst);
+    target.apply(Op::Update, &[], &["eng"]).await.unwrap();
+    assert!(target.requests().contains(&"PATCH /Groups/g-eng".to_owned()));
+}
+
+#[tokio::test]
+async fn a_target_that_had_no_groups_is_asked_again_after_a_minute() {
+    let deployed = Arc::new(AtomicBool::new(false));
+    let now = deployed.clone();
+    let target = Awkward::playing(move |what, query, _| match what {
+        "GET /Users/1" => ok(ada()),
+        "GET /Groups" if !now.load(Ordering::SeqCst) => status(404),
+        "GET /Groups" if query.contains("members.value") => status(400),
+        "GET /Groups" => list(&[group("eng", &["1"])]),
+        _ => status(500),
+    })
+    .await;
+    let groups = async || target.connector.read(&lookup(), Purpose::Provision).await.unwrap().unwrap().groups;
+    assert_eq!(groups().await, None);
+    deployed.store(true, Ordering::SeqCst);
+    assert_eq!(groups().await, None, "not asked yet");
+    *target.connector.groups.absent() = Instant::now().checked_sub(Duration::from_secs(60));
+    assert_eq!(groups().await, Some(names(&["eng"])));
 }

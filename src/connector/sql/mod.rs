@@ -233,6 +233,7 @@ impl Connector for SqlConnector {
         compare(
             op,
             desired,
+            revoked,
             observed,
             |name, observed| {
                 let (wanted, shown) = (desired.attributes.get(name), observed.attributes.get(name));
@@ -242,10 +243,7 @@ impl Connector for SqlConnector {
                     (wanted, shown, _) => wanted != shown,
                 }
             },
-            |observed| {
-                let none = BTreeSet::new();
-                !GroupChanges::of(&desired.entitlements, revoked, observed.groups.as_ref().unwrap_or(&none)).is_empty()
-            },
+            BTreeSet::clone,
         )
     }
 }
@@ -483,10 +481,10 @@ impl Layout {
     async fn regroup(&self, session: &mut Session<'_>, change: &Change, key: &str) -> Result<(), CallError> {
         match &self.groups {
             Some(groups) => groups.regroup(session, change, key).await,
-            None if change.desired.entitlements.groups.is_empty() && change.revoked.is_empty() => Ok(()),
+            None if !GroupChanges::are_possible(&change.desired.entitlements, &change.revoked) => Ok(()),
             None => Err(CallError::new(
                 ErrorClass::Unsupported,
-                "the rules grant groups here, but the target has no groups table; declare connector.sql.groups",
+                "the rules say something of groups here, but the target has no groups table; declare connector.sql.groups",
             )),
         }
     }
