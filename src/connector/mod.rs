@@ -34,7 +34,7 @@ pub struct Observed {
 pub struct Lookup {
     pub account: AccountId,
     pub external_id: Option<String>,
-    /// The match attribute's name and value.
+    /// The match attribute's name and value; None where it may be another person's by now.
     pub match_on: Option<(String, String)>,
 }
 

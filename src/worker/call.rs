@@ -53,11 +53,12 @@ pub async fn make(
 async fn exchange(connector: &dyn Connector, call: &Call, newest: &Newest, patience: Patience) -> Ended {
     let Patience { exchange: limit, began } = patience;
     let command = &call.command;
-    let lookup = lookup(command, call.external_id.clone());
     let purpose = Purpose::of(call.op, &command.desired);
     // A look is at what was verified, so a delete has been made.
     let after = if call.op == Op::Delete { Purpose::Deleted } else { purpose };
     let before = if call.check { after } else { purpose };
+    let owner = connector.capabilities().owner;
+    let lookup = lookup_for(before, call, owner);
     let looks_only = call.check || call.op == Op::Verify;
     let (mut observed, mut unread) = (None, None);
     if call.read_first || looks_only {
@@ -102,7 +103,7 @@ async fn exchange(connector: &dyn Connector, call: &Call, newest: &Newest, patie
         }
         Err(error) => return failed(error),
     };
-    let lookup = Lookup { external_id: applied.external_id.or(lookup.external_id), ..lookup };
+    let lookup = Lookup { external_id: applied.external_id.or(lookup.external_id), ..lookup_for(after, call, owner) };
     match read(connector, &lookup, after, limit).await {
         Ok(observed) => {
             let names = connector.differences(call.op, &command.desired, &command.revoked, observed.as_ref());
@@ -118,7 +119,21 @@ async fn exchange(connector: &dyn Connector, call: &Call, newest: &Newest, patie
     }
 }
 
-fn lookup(command: &Command, external_id: Option<String>) -> Lookup {
+/// Whether the match attribute may find the account. Its value may be another person's once the account is gone: where the
+/// target keeps no mark of ours, an end of access is for the account of our id alone. While an outcome is unknown that id may be
+/// none any more: the call may have made the account, or have changed its key.
+fn by_match(purpose: Purpose, call: &Call, owner: bool) -> bool {
+    let known = call.check || (call.external_id.is_some() && !call.read_first);
+    match purpose {
+        Purpose::Provision => true,
+        Purpose::Deprovision => owner || !known,
+        // What we deleted bore our mark, if the target keeps any.
+        Purpose::Deleted => !known,
+    }
+}
+
+fn lookup_for(purpose: Purpose, call: &Call, owner: bool) -> Lookup {
+    let command = &call.command;
     let matched = match command.desired.attributes.get(&command.match_on) {
         Some(Value::Text(text)) => Some(text.to_string()),
         Some(Value::Int(int)) => Some(int.to_string()),
@@ -126,8 +141,8 @@ fn lookup(command: &Command, external_id: Option<String>) -> Lookup {
     };
     Lookup {
         account: command.account.clone(),
-        external_id,
-        match_on: matched.map(|value| (command.match_on.clone(), value)),
+        external_id: call.external_id.clone(),
+        match_on: matched.filter(|_| by_match(purpose, call, owner)).map(|value| (command.match_on.clone(), value)),
     }
 }
 
@@ -238,27 +253,32 @@ mod tests {
     struct Asked {
         /// How its first read fails.
         fails: Option<ErrorClass>,
-        reads: Mutex<Vec<(Lookup, Purpose)>>,
+        /// It forgets whose an account is.
+        forgets: bool,
+        /// And what it was to change.
+        asked: Mutex<Vec<(Lookup, Purpose)>>,
         changes: Mutex<u32>,
     }
 
     #[async_trait::async_trait]
     impl Connector for Asked {
         fn capabilities(&self) -> Capabilities {
-            Capabilities { groups: false, disable: true, delete: true, list: false, owner: true }
+            Capabilities { groups: false, disable: true, delete: true, list: false, owner: !self.forgets }
         }
 
         async fn read(&self, lookup: &Lookup, purpose: Purpose) -> Result<Option<Observed>, CallError> {
-            let mut reads = self.reads.lock().unwrap();
-            reads.push((lookup.clone(), purpose));
+            let mut asked = self.asked.lock().unwrap();
+            asked.push((lookup.clone(), purpose));
             match self.fails {
-                Some(class) if reads.len() == 1 => Err(CallError::new(class, "the read failed")),
+                Some(class) if asked.len() == 1 => Err(CallError::new(class, "the read failed")),
                 _ => Ok(None),
             }
         }
 
-        async fn apply(&self, _: &Change) -> Result<Applied, CallError> {
+        async fn apply(&self, change: &Change) -> Result<Applied, CallError> {
             *self.changes.lock().unwrap() += 1;
+            let purpose = Purpose::of(change.op, &change.desired);
+            self.asked.lock().unwrap().push((change.lookup.clone(), purpose));
             Ok(Applied { external_id: None })
         }
 
@@ -323,18 +343,49 @@ mod tests {
     async fn what_was_deleted_is_looked_for_as_that() {
         use Purpose::{Deleted, Deprovision, Provision};
         for (op, read_first, check, expected) in [
-            (Op::Create, true, false, &[Provision, Provision][..]),
-            (Op::Disable, true, false, &[Deprovision, Deprovision]),
+            (Op::Create, true, false, &[Provision, Provision, Provision][..]),
+            (Op::Disable, true, false, &[Deprovision, Deprovision, Deprovision]),
             (Op::Disable, true, true, &[Deprovision]),
-            (Op::Delete, false, false, &[Deleted]),
+            (Op::Delete, false, false, &[Deprovision, Deleted]),
             // Until then it may be there, under another's mark.
-            (Op::Delete, true, false, &[Deprovision, Deleted]),
+            (Op::Delete, true, false, &[Deprovision, Deprovision, Deleted]),
             (Op::Delete, true, true, &[Deleted]),
         ] {
             let target = Asked::default();
             make(&target, &Call { op, read_first, check, ..call() }, &Newest::new(), LIMIT).await;
-            let reads: Vec<Purpose> = target.reads.lock().unwrap().iter().map(|(_, purpose)| *purpose).collect();
-            assert_eq!(reads, expected, "{op}, read first: {read_first}, check: {check}");
+            let asked: Vec<Purpose> = target.asked.lock().unwrap().iter().map(|(_, purpose)| *purpose).collect();
+            assert_eq!(asked, expected, "{op}, read first: {read_first}, check: {check}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_leaver_is_not_taken_for_who_has_the_name_now() {
+        // Whether each of the questions and the change name the match attribute.
+        for (op, known, read_first, check, [remembers, forgets]) in [
+            (Op::Create, false, false, false, [&[true, true][..], &[true, true]]),
+            (Op::Update, true, true, false, [&[true, true, true], &[true, true, true]]),
+            (Op::Disable, true, false, false, [&[true, true], &[false, false]]),
+            (Op::Delete, true, false, false, [&[true, false], &[false, false]]),
+            (Op::Disable, true, true, true, [&[true], &[false]]),
+            (Op::Delete, true, true, true, [&[false], &[false]]),
+            (Op::Disable, false, true, true, [&[true], &[false]]),
+            (Op::Delete, false, true, true, [&[false], &[false]]),
+            // A create whose outcome is unknown may have made it, and an update may have changed its key.
+            (Op::Disable, false, false, false, [&[true, true], &[true, true]]),
+            (Op::Disable, true, true, false, [&[true, true, true], &[true, true, true]]),
+            (Op::Delete, false, false, false, [&[true, true], &[true, true]]),
+        ] {
+            for (forgets, expected) in [(false, remembers), (true, forgets)] {
+                let target = Asked { forgets, ..Asked::default() };
+                let mut call = Call { op, read_first, check, ..call() };
+                call.external_id = known.then(|| "7".to_owned());
+                call.command.desired.attributes.insert("login".to_owned(), "ada".into());
+                make(&target, &call, &Newest::new(), LIMIT).await;
+                let asked = target.asked.lock().unwrap();
+                let by_match: Vec<bool> = asked.iter().map(|(lookup, _)| lookup.match_on.is_some()).collect();
+                assert_eq!(by_match, expected, "{op}, known: {known}, {read_first}, {check}, forgets: {forgets}");
+                assert!(asked.iter().all(|(lookup, _)| lookup.external_id == call.external_id));
+            }
         }
     }
 
