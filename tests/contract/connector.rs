@@ -50,6 +50,8 @@ pub trait Target: Send + Sync {
     fn searchable(&self, _text: &str) -> bool {
         true
     }
+    /// A user name that it can't hold, where it takes not every text.
+    fn unstorable(&self) -> Option<String>;
     /// How many characters a department may have, where that is limited.
     fn longest_department(&self) -> Option<usize>;
 }
@@ -66,6 +68,7 @@ pub async fn whole(target: &dyn Target) {
     every_lookup_finds_the_same_account(target).await;
     strange_texts_are_only_texts(target).await;
     refused_values_are_invalid(target).await;
+    what_cannot_be_stored_is_not_there(target).await;
     changes_behind_our_back_show_as_differences(target).await;
     list_shows_every_account_once(target).await;
     faults_have_their_classes(target).await;
@@ -399,6 +402,21 @@ async fn refused_values_are_invalid(target: &dyn Target) {
             None,
             "nothing was made by halves"
         );
+    }
+}
+
+/// Whoever could not be hired for their user name can leave all the same.
+async fn what_cannot_be_stored_is_not_there(target: &dyn Target) {
+    let Some(name) = target.unstorable() else { return };
+    let (lookup, wanted) = (lookup(&name, None), desired(&name, &[]));
+    for op in [Op::Create, Op::Update, Op::Enable] {
+        assert_eq!(class_of(target, &change(op, &lookup, &wanted, &[])).await, ErrorClass::Invalid, "{op}");
+    }
+    for op in [Op::Disable, Op::Delete] {
+        assert_eq!(class_of(target, &change(op, &lookup, &wanted, &[])).await, ErrorClass::AlreadyGone, "{op}");
+    }
+    for purpose in [Purpose::Provision, Purpose::Deprovision, Purpose::Deleted] {
+        assert_eq!(target.connector().read(&lookup, purpose).await.unwrap(), None, "{purpose:?}");
     }
 }
 

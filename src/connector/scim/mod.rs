@@ -125,6 +125,12 @@ impl ScimConnector {
                     let reason = format!("the target can't be asked for {name}; take another match attribute");
                     return Err(CallError::new(ErrorClass::Unsupported, reason));
                 }
+                // Nobody has such a value, or nobody may be asked for by it. Our mark would have shown the account to be there.
+                Err(refused)
+                    if refused.is_bad_request()
+                        && purpose != Purpose::Provision
+                        && answered
+                        && self.keeps_owner.load(Ordering::Relaxed) => {}
                 Err(refused) if refused.is_bad_request() => {
                     let reason = format!(
                         "the target refuses to be asked for {name}, or for a value such as this account's; take another \

@@ -446,3 +446,19 @@ async fn a_target_that_had_no_groups_is_asked_again_after_a_minute() {
     *target.connector.groups.absent() = Instant::now().checked_sub(Duration::from_secs(60));
     assert_eq!(groups().await, Some(names(&["eng"])));
 }
+
+#[tokio::test]
+async fn who_can_not_be_asked_for_is_gone_only_where_our_mark_would_have_shown() {
+    for (keeps_owner, leaver) in [(true, ErrorClass::AlreadyGone), (false, ErrorClass::Invalid)] {
+        let target = Awkward::playing(|what, query, _| match what {
+            "GET /Users" if query.contains("userName") => status(400),
+            "GET /Users" => list(&[]),
+            _ => status(404),
+        })
+        .await;
+        target.connector.keeps_owner.store(keeps_owner, Ordering::Relaxed);
+        for (op, class) in [(Op::Create, ErrorClass::Invalid), (Op::Disable, leaver), (Op::Delete, leaver)] {
+            assert_eq!(target.apply(op, &[], &[]).await.unwrap_err().class, class, "{op}, keeps: {keeps_owner}");
+        }
+    }
+}

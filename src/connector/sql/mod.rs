@@ -329,12 +329,22 @@ impl Layout {
         }
         let Some((name, value)) = &lookup.match_on else { return Ok(Located::Nowhere) };
         let column = self.column(name)?;
-        let cell = text_cell(column, value).map_err(|why| CallError::new(ErrorClass::Invalid, why))?;
-        Ok(match self.only(session, column, cell, name).await? {
-            Some(stored) if foreign(&stored) => Located::Anothers,
-            Some(stored) => Located::Ours(stored),
-            None => Located::Nowhere,
-        })
+        let found = match text_cell(column, value) {
+            Ok(cell) => self.only(session, column, cell, name).await,
+            Err(why) => Err(CallError::new(ErrorClass::Invalid, why)),
+        };
+        match found {
+            Ok(Some(stored)) if foreign(&stored) => Ok(Located::Anothers),
+            Ok(Some(stored)) => Ok(Located::Ours(stored)),
+            Ok(None) => Ok(Located::Nowhere),
+            // What the column can't hold is in no row; only for who is to write it is that a fault.
+            Err(error) if error.class == ErrorClass::Invalid => match session.writes() && purpose == Purpose::Provision
+            {
+                true => Err(error),
+                false => Ok(Located::Nowhere),
+            },
+            Err(error) => Err(error),
+        }
     }
 
     /// The one row with a value.

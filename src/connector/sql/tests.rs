@@ -222,3 +222,23 @@ async fn a_key_that_came_again_after_a_delete_is_not_the_account_that_was_delete
         }
     }
 }
+
+#[tokio::test]
+async fn who_could_not_be_hired_for_a_value_can_leave() {
+    let tables = Tables::with(
+        "CREATE TABLE people (id INTEGER PRIMARY KEY, login INTEGER NOT NULL, active BOOLEAN);
+         CREATE TABLE memberships (person INTEGER, team TEXT);",
+    )
+    .await;
+    let connector = tables.open(rules("id", &[("userName", "login")])).await.unwrap();
+    for (op, class) in [
+        (Op::Create, ErrorClass::Invalid),
+        (Op::Update, ErrorClass::Invalid),
+        (Op::Disable, ErrorClass::AlreadyGone),
+        (Op::Delete, ErrorClass::AlreadyGone),
+    ] {
+        let change = change(op, None, [("userName", "ada".into())], &[]);
+        assert_eq!(connector.apply(&change).await.unwrap_err().class, class, "{op}");
+        assert_eq!(connector.read(&change.lookup, Purpose::Provision).await.unwrap(), None, "{op}");
+    }
+}

@@ -195,6 +195,10 @@ impl Target for Provider {
         self.quotes || !text.contains('"')
     }
 
+    fn unstorable(&self) -> Option<String> {
+        None
+    }
+
     fn longest_department(&self) -> Option<usize> {
         None
     }
