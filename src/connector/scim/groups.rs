@@ -38,6 +38,8 @@ pub(super) struct Groups {
     ids: Mutex<HashMap<String, String>>,
     /// Held while a group is looked for that may have to be made: targets take two groups of one name without a word.
     making: tokio::sync::Mutex<()>,
+    /// Held while a group is read and put back whole.
+    putting: tokio::sync::Mutex<()>,
     /// Whether `members.value eq` may be believed; unset: not known yet.
     filters: OnceLock<bool>,
     /// The target has shown its groups, so it has some way to.
@@ -89,7 +91,8 @@ impl Groups {
         Ok(Some(everybody))
     }
 
-    /// Adds and removes what the change says; `current` as it was just read.
+    /// Removes and adds what the change says, in that order, so that a group which can't be joined keeps nobody in another;
+    /// `current` as it was just read.
     pub(super) async fn regroup(
         &self,
         client: &Client,
@@ -101,6 +104,17 @@ impl Groups {
     ) -> Result<(), CallError> {
         let respelled = respelled(desired, revoked, current.keys());
         let changes = GroupChanges::of(&desired.entitlements, revoked, &respelled.keys().cloned().collect());
+        let mut removed = Ok(());
+        for name in &changes.remove {
+            let Some(group) = respelled.get(name).and_then(|shown| current.get(shown)) else { continue };
+            let path = format!("members[value eq {}]", Json::from(user));
+            match self.patch(client, group, json!({"op": "remove", "path": path}), user, false, deadline).await {
+                // Nobody is a member of a group that is gone.
+                Err(refused) if refused.is_gone() => drop(self.ids().remove(&name.to_lowercase())),
+                result => removed = removed.and(result),
+            }
+        }
+        removed?;
         for name in &changes.add {
             let group = self.id(client, name, deadline).await?;
             let member = json!({"op": "add", "path": "members", "value": [{"value": user}]});
@@ -109,15 +123,6 @@ impl Groups {
                     self.ids().remove(&name.to_lowercase());
                     return Err(missing(name));
                 }
-                result => result?,
-            }
-        }
-        for name in &changes.remove {
-            let Some(group) = respelled.get(name).and_then(|shown| current.get(shown)) else { continue };
-            let path = format!("members[value eq {}]", Json::from(user));
-            match self.patch(client, group, json!({"op": "remove", "path": path}), user, false, deadline).await {
-                // Nobody is a member of a group that is gone.
-                Err(refused) if refused.is_gone() => drop(self.ids().remove(&name.to_lowercase())),
                 result => result?,
             }
         }
@@ -145,8 +150,14 @@ impl Groups {
         self.put(client, group, user, add, deadline).await
     }
 
-    /// The whole group with one member more or less, on a target that can't PATCH.
+    /// The whole group with one member more or less, on a target that can't PATCH. Not every target has versions, so within
+    /// this process one comes after the other: the later would put back what the earlier took away.
     async fn put(&self, client: &Client, group: &str, user: &str, add: bool, deadline: Instant) -> Result<(), Refused> {
+        let Ok(_putting) = tokio::time::timeout_at(deadline.into(), self.putting.lock()).await else {
+            let message =
+                "no time was left to change a group; the target is slow, and takes one change of groups at a time";
+            return Err(CallError::new(ErrorClass::Unreachable, message).into());
+        };
         let get = Request { id: Some(group), ..Request::new(Method::GET, COLLECTION_GROUPS) };
         let mut whole = client.send(get, deadline).await?;
         let version = version_of(&whole).map(str::to_owned);

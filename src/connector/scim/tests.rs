@@ -462,3 +462,58 @@ async fn who_can_not_be_asked_for_is_gone_only_where_our_mark_would_have_shown()
         }
     }
 }
+
+#[tokio::test]
+async fn a_group_that_can_not_be_joined_keeps_nobody_in_another() {
+    let target = Awkward::playing(|what, query, _| match what {
+        "GET /Users/1" => ok(ada()),
+        "GET /Groups" if query.contains("members.value") => status(400),
+        "GET /Groups" if query.contains("displayName eq") => list(&[]),
+        "GET /Groups" => list(&[group("eng", &["1"]), group("ops", &["1"])]),
+        "PATCH /Groups/g-eng" => status(403),
+        "PATCH /Groups/g-ops" => status(204),
+        _ => status(500),
+    })
+    .await;
+    for (revoked, class) in [(&["ops"][..], ErrorClass::Dependency), (&["eng", "ops"], ErrorClass::Permission)] {
+        target.seen.lock().unwrap().clear();
+        assert_eq!(target.apply(Op::Update, &["vpn"], revoked).await.unwrap_err().class, class);
+        assert!(target.requests().contains(&"PATCH /Groups/g-ops".to_owned()), "{:?}", target.requests());
+    }
+}
+
+#[tokio::test]
+async fn two_changes_of_a_group_that_is_put_whole_both_hold() {
+    let members = Arc::new(Mutex::new(vec!["1".to_owned(), "2".to_owned()]));
+    let kept = members.clone();
+    let target = Awkward::playing(move |what, query, body| {
+        let mut kept = kept.lock().unwrap();
+        let whole = || group("eng", &kept.iter().map(String::as_str).collect::<Vec<_>>());
+        match what {
+            "GET /Users/1" | "GET /Users/2" => {
+                ok(json!({"id": what.trim_start_matches("GET /Users/"), "userName": "ada", "active": true}))
+            }
+            "GET /Groups" if query.contains("members.value") => status(400),
+            "GET /Groups" => list(&[whole()]),
+            "GET /Groups/g-eng" => ok(whole()),
+            "PATCH /Groups/g-eng" => status(405),
+            "PUT /Groups/g-eng" => {
+                let members = body["members"].as_array().unwrap();
+                *kept = members.iter().map(|one| one["value"].as_str().unwrap().to_owned()).collect();
+                status(204)
+            }
+            _ => status(500),
+        }
+    })
+    .await;
+    let leave = |id: &str| {
+        let mut change = change(Op::Update, &[], &["eng"]);
+        change.lookup.external_id = Some(id.to_owned());
+        change
+    };
+    let (one, two) = (leave("1"), leave("2"));
+    let (one, two) = tokio::join!(target.connector.apply(&one), target.connector.apply(&two));
+    one.unwrap();
+    two.unwrap();
+    assert!(members.lock().unwrap().is_empty(), "{:?}", target.requests());
+}
