@@ -170,8 +170,9 @@ fn lifecycle(step: &mut Step, me: &Me, known: &Known<'_>, head: &mut IdentityHea
     head.ended = match (phase, head.ended) {
         (Phase::Active, _) => None,
         (_, Some(ended)) => Some(ended),
-        // The source event's time, or the end date if that is later.
-        (_, None) => Some(dated.map_or(step.cause.time, |dated| dated.max(step.cause.time))),
+        // The source event's time, or the end date if that is later. What takes effect now has done so by now, whatever clock the
+        // source has: no alert waits for a time that is ahead.
+        (_, None) => Some(dated.map_or(step.cause.time, |dated| dated.max(step.cause.time)).min(step.now)),
     };
     let decision = match (before, phase) {
         (None | Some(Phase::Future), Phase::Active) => Some(DecisionKind::Joined),
@@ -231,7 +232,7 @@ fn wanted(
     before: Option<(&Desired, SlotSet)>,
 ) -> Wanted {
     let active = head.phase == Some(Phase::Active);
-    let effective = if active { step.cause.time } else { head.ended.unwrap_or(step.cause.time) };
+    let effective = if active { step.cause.time } else { head.ended.unwrap_or(step.cause.time) }.min(step.now);
     // Without the anchor's record, or another that is needed, there is nothing to keep a leaver's account current with.
     let maintained = target.leaver.maintain && head.phase == Some(Phase::Ended) && known.anchored && known.complete;
     match (active, known.complete) {

@@ -115,8 +115,8 @@ pub(super) fn command(step: &mut Step, me: &Me, target: &TargetRules, row: &mut 
     let deprovision = row.clock.as_ref().filter(|_| ends_access).map(Clock::deprovision);
     let deadline = match (op.is_deprovision(), deprovision) {
         (true, Some(deprovision)) => deprovision.deadline,
-        (true, None) => step.cause.time.plus(target.deprovision_deadline),
-        (false, _) => step.cause.time.plus(target.provision_deadline),
+        (true, None) => step.cause.time.min(step.now).plus(target.deprovision_deadline),
+        (false, _) => step.cause.time.min(step.now).plus(target.provision_deadline),
     };
     let mut cause = step.cause.clone();
     cause.bundle = Some(step.rules.hash().clone());
@@ -223,7 +223,8 @@ fn settle(step: &mut Step, me: &Me, row: &mut AccountRow, result: &ResultEvent) 
 /// A leaver who was out is in again: the clock runs from when that was seen.
 fn reopen_clock(step: &mut Step, me: &Me, row: &mut AccountRow, result: &ResultEvent) {
     let within = step.rules.target(&row.target).map_or(Duration::ZERO, |target| target.deprovision_deadline);
-    let (effective, deadline) = (result.at, result.at.plus(within));
+    let effective = result.at.min(step.now);
+    let deadline = effective.plus(within);
     row.clock = Some(Clock { effective, deadline, overdue: false, generation: Some(result.generation) });
     step.set_timer(deadline_timer(&row.target), deadline);
     decide_account(step, me, row, DecisionKind::DeprovisionOpened { effective, deadline });

@@ -85,6 +85,8 @@ struct Town {
     /// What they say.
     said: Vec<String>,
     events: u64,
+    /// How far ahead the clocks of sources and workers are, in ms.
+    ahead: i64,
     /// Where the next event stands in its partition.
     offset: i64,
     /// Continue messages that were handled.
@@ -127,6 +129,7 @@ impl Town {
             alerts: Vec::new(),
             said: Vec::new(),
             events: 0,
+            ahead: 0,
             offset: 0,
             continued: 0,
             fired_between: None,
@@ -229,7 +232,7 @@ impl Town {
             routing_key: RoutingKey::of(&"acme".into(), route),
             id: id.into(),
             order,
-            time: self.now,
+            time: Timestamp(self.now.0 + self.ahead),
             change,
             origin: Origin { topic: source.to_owned(), partition: 0, offset: self.offset },
             traceparent: None,
@@ -293,7 +296,7 @@ impl Town {
             message: None,
             attempt: 1,
             retry_at: None,
-            at: self.now,
+            at: Timestamp(self.now.0 + self.ahead),
             source_time: command.cause.time,
             effective: None,
             traceparent: None,

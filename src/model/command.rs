@@ -72,7 +72,7 @@ pub enum Universe {
 /// The clock of a deprovision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deprovision {
-    /// From when on the person must be out: the source event's time, or the end date if later.
+    /// From when on the person must be out: the source event's time, or the end date if later; never ahead of when it was handled.
     pub effective: Timestamp,
     pub deadline: Timestamp,
 }

@@ -69,3 +69,39 @@ fn what_was_late_is_alerted_on_even_if_nobody_looked_at_the_deadline() {
         assert_eq!(seen, (alerts, alerts), "{later} ms later, back again: {returns}");
     }
 }
+
+#[test]
+fn a_source_whose_clock_is_ahead_postpones_no_alert() {
+    // Local time that is said to be UTC; microseconds.
+    for ahead in [10 * HOUR, 999 * MONDAY] {
+        for end in ["fired", "out of scope", "gone"] {
+            let mut town = Town::new();
+            town.hire("1", "Engineering");
+            town.verify_all();
+            town.ahead = ahead;
+            match end {
+                "fired" => town.fire("1"),
+                "out of scope" => town.hire("1", "Legal"),
+                _ => town.tell("hr", "w1", "gone"),
+            }
+            assert_eq!(town.account("1", "wiki").clock.map(|clock| clock.effective), Some(town.now), "{end}");
+            town.pass(HOUR);
+            let raised = town.alerts.contains(&(AlertKind::DeprovisionOverdue, AlertState::Raised));
+            assert!(raised, "{end}, {ahead} ms ahead");
+        }
+    }
+}
+
+#[test]
+fn a_worker_whose_clock_is_ahead_postpones_no_alert_of_access_that_came_back() {
+    let mut town = Town::new();
+    town.hire("1", "Engineering");
+    town.verify_all();
+    town.fire("1");
+    town.verify_all();
+    town.ahead = 10 * HOUR;
+    let disable = town.commands.last().cloned().unwrap();
+    town.result(&disable, Outcome::Drifted);
+    town.pass(HOUR);
+    assert!(town.alerts.contains(&(AlertKind::DeprovisionOverdue, AlertState::Raised)));
+}
