@@ -7,7 +7,7 @@
 //! Rows whose name begins with `~` belong to the runtime: timers, quarantine. Entities never name a row so, and these rows
 //! are in no pack: they are found without knowing whose they are.
 
-use crate::model::{EntityKey, IdentityId, RecordId, RoutingKey, SourceName, TenantId};
+use crate::model::{Address, EntityKey, IdentityId, RecordId, RoutingKey, SourceName, TenantId};
 use smol_str::{SmolStr, SmolStrBuilder};
 
 /// The row that says an entity is quarantined.
@@ -18,6 +18,10 @@ pub const WAITING: &str = "~w/";
 pub const TIMER: &str = "~t/";
 /// An entity's head.
 pub const HEAD: &str = "";
+
+/// Most bytes of an entity's parts together, and of a routing key. fjall ends the thread that hands it a key of more than 64 KiB,
+/// and a row's name stands behind; the ids that Lockstep makes an entity of have a few KiB at most.
+const MOST_KEY_BYTES: usize = 16 << 10;
 
 const META: u8 = b'm';
 const RECORD: u8 = b'r';
@@ -65,16 +69,18 @@ pub fn entity(entity: &EntityKey) -> Vec<u8> {
     }
 }
 
-/// Whether there can be a key of it. What Lockstep makes always has one; what others write into its topics may not.
-pub fn is_sound(entity: &EntityKey) -> bool {
-    let all = |parts: &[&str]| parts.iter().all(|part| part.len() <= usize::from(u16::MAX));
-    match entity {
-        EntityKey::Record { tenant, source, record, route } => all(&[&tenant.0, &source.0, &record.0, &route.0]),
-        EntityKey::Identity { tenant, identity } => all(&[&tenant.0, &identity.0]),
-        EntityKey::Index { tenant, attribute, value } => all(&[&tenant.0, attribute, value]),
-        EntityKey::Guard { tenant } => all(&[&tenant.0]),
-        EntityKey::Route { tenant, source, record } => all(&[&tenant.0, &source.0, &record.0]),
-    }
+/// Whether there can be keys of its rows and of its pack. What Lockstep makes always has them; what others write into its topics
+/// may not.
+pub fn is_sound(of: &Address) -> bool {
+    let bytes = |parts: &[&str]| parts.iter().map(|part| part.len()).sum::<usize>();
+    let entity = match &of.entity {
+        EntityKey::Record { tenant, source, record, route } => bytes(&[&tenant.0, &source.0, &record.0, &route.0]),
+        EntityKey::Identity { tenant, identity } => bytes(&[&tenant.0, &identity.0]),
+        EntityKey::Index { tenant, attribute, value } => bytes(&[&tenant.0, attribute, value]),
+        EntityKey::Guard { tenant } => bytes(&[&tenant.0]),
+        EntityKey::Route { tenant, source, record } => bytes(&[&tenant.0, &source.0, &record.0]),
+    };
+    entity.max(of.routing_key.0.len()) <= MOST_KEY_BYTES
 }
 
 /// The key of a row beside the packs. Quarantine rows lie together, before the key of their entity, so that all are found at
@@ -208,6 +214,18 @@ mod tests {
         assert_eq!(parse(&meta("bundle")), None);
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"i\x00\x09abc"), None);
+    }
+
+    #[test]
+    fn a_key_that_no_store_takes_is_not_sound() {
+        let long = "x".repeat(MOST_KEY_BYTES + 1);
+        let of = |routing_key: &str, identity: &str| Address::identity(routing_key.into(), "a".into(), identity.into());
+        assert!(is_sound(&of("a/1", "x")));
+        assert!(!is_sound(&of(&long, "x")));
+        assert!(!is_sound(&of("a/1", &long)));
+        // Each part may be fine by itself.
+        let (half, tenant) = ("x".repeat(MOST_KEY_BYTES / 2), "a");
+        assert!(!is_sound(&Address::route(tenant.into(), half.as_str().into(), half.as_str().into())));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::quarantine::{Undeliverable, Why};
 use crate::bus::Outgoing;
 use crate::codec::public::{Public, PublicCodec, PublicError};
 use crate::codec::source;
-use crate::entity::Emission;
+use crate::entity::{Emission, key};
 use crate::model::{
     Alert, AlertKind, AlertState, Command, Decision, DecisionKind, Message, Op, TargetName, TenantId, Timestamp,
     seal_message,
@@ -243,7 +243,8 @@ fn undeliverable(settings: &ProcessorSettings, message: Undeliverable) -> Outgoi
     Outgoing {
         topic: settings.topics.source_dead_letters(),
         partition: None,
-        key: Some(message.to.routing_key.as_str().as_bytes().to_vec()),
+        // One that is too long stands in the record already: both would not fit.
+        key: key::is_sound(&message.to).then(|| message.to.routing_key.as_str().as_bytes().to_vec()),
         value: Some(message.record.into()),
         headers: vec![
             ("lockstep_topic".into(), settings.topics.inbox().into()),

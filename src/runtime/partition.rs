@@ -383,7 +383,7 @@ impl Partition {
 
     /// One step of one entity; what it sends comes back.
     fn handle(&mut self, message: Message, emitted: &mut Emitted) -> Result<Vec<Message>, StoreError> {
-        if !key::is_sound(&message.to.entity) {
+        if !key::is_sound(&message.to) {
             let (to, record) = (message.to.clone(), envelope::seal(&InboxRecord::Message(message)));
             let detail = "its address is longer than any that Lockstep makes".to_owned();
             emitted.undeliverable.push(Undeliverable { to, record, why: Why::Unreadable, detail });

@@ -168,6 +168,18 @@ fn a_timer_of_an_entity_for_which_nothing_more_can_wait_is_not_lost() {
     assert!(names.contains(&"~t/deadline/wiki".to_owned()), "{names:?}");
 }
 
+/// The store would end the thread, and the next process's after it.
+#[test]
+fn what_comes_for_an_address_that_no_store_takes_is_a_dead_letter() {
+    let mut partition = empty(PartitionId(0), 1, &rules("number"));
+    let mut emitted = Emitted::default();
+    let long = identity(&RoutingKey::of(&"acme".into(), &"w".repeat(70_000)), "i");
+    partition.tick(NINE);
+    partition.deliver(until(&long, "2027-03-02T10:00:00Z"), &mut emitted).unwrap();
+    assert_eq!((emitted.steps.len(), emitted.undeliverable.len()), (0, 1));
+    assert!(partition.changelog("state").iter().flat_map(|record| &record.key).all(|key| key.len() < 70_000));
+}
+
 #[test]
 fn a_switch_that_follows_another_in_the_first_batch_of_a_partition_sweeps() {
     let (first, second) = (rules("number"), rules("\"number + ''\""));

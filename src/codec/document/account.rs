@@ -1,9 +1,9 @@
 //! Documents about one account: commands, results, dead letters.
 
-use super::{DocumentError, PlainAttributes, Text, count, millis, named, names, set, small_count, text, whole};
+use super::{DocumentError, PlainAttributes, Text, count, id, millis, named, names, set, small_count, text, whole};
 use crate::model::{
-    AccountId, BundleHash, Cause, Command, DeadLetter, Deprovision, Desired, Entitlements, EventId, Generation,
-    IdentityId, Intent, ResultEvent, RoutingKey, SourceName, TargetName, TenantId, Timestamp, Universe,
+    BundleHash, Cause, Command, DeadLetter, Deprovision, Desired, Entitlements, EventId, Generation, ResultEvent,
+    SourceName, Timestamp, Universe,
 };
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -136,12 +136,12 @@ impl TryFrom<CommandDocument<'_>> for Command {
 
     fn try_from(document: CommandDocument<'_>) -> Result<Self, DocumentError> {
         Ok(Self {
-            tenant: TenantId::new(document.tenant),
-            target: TargetName::new(document.target),
-            account: AccountId::new(document.account),
-            identity: IdentityId::new(document.identity),
-            intent: Intent::new(document.intent),
-            routing_key: RoutingKey::new(document.routing_key),
+            tenant: id(document.tenant, "tenant")?,
+            target: id(document.target, "target")?,
+            account: id(document.account, "account")?,
+            identity: id(document.identity, "identity")?,
+            intent: id(document.intent, "intent")?,
+            routing_key: id(document.routing_key, "routing_key")?,
             external_id: document.external_id.map(Cow::into_owned),
             generation: Generation(count(document.generation, "generation")?),
             op: named(&document.op, "op")?,
@@ -228,11 +228,11 @@ impl TryFrom<ResultDocument<'_>> for ResultEvent {
 
     fn try_from(document: ResultDocument<'_>) -> Result<Self, DocumentError> {
         Ok(Self {
-            tenant: TenantId::new(document.tenant),
-            target: TargetName::new(document.target),
-            account: AccountId::new(document.account),
-            identity: IdentityId::new(document.identity),
-            routing_key: RoutingKey::new(document.routing_key),
+            tenant: id(document.tenant, "tenant")?,
+            target: id(document.target, "target")?,
+            account: id(document.account, "account")?,
+            identity: id(document.identity, "identity")?,
+            routing_key: id(document.routing_key, "routing_key")?,
             generation: Generation(count(document.generation, "generation")?),
             op: named(&document.op, "op")?,
             outcome: named(&document.outcome, "outcome")?,

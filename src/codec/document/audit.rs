@@ -1,9 +1,9 @@
 //! Documents about Lockstep's own work: decisions, alerts, operations. What an enum's variant holds lies flat beside its name.
 
-use super::{DocumentError, Text, count, named, needed, text, whole};
+use super::{DocumentError, Text, count, id, named, needed, text, whole};
 use crate::model::{
     AccountId, Action, Alert, AlertKind, AlertState, Decision, DecisionKind, EntityKey, EventId, Generation,
-    IdentityId, Operation, RoutingKey, TargetName, TenantId, Timestamp,
+    IdentityId, Operation, TargetName, TenantId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -376,10 +376,10 @@ impl TryFrom<OperationDocument<'_>> for Operation {
     type Error = DocumentError;
 
     fn try_from(document: OperationDocument<'_>) -> Result<Self, DocumentError> {
-        let target = document.target.map(TargetName::new);
-        let account = document.account.map(AccountId::new);
-        let identity = document.identity.map(IdentityId::new);
-        let routing_key = document.routing_key.map(RoutingKey::new);
+        let target = document.target.map(|text| id(text, "target")).transpose()?;
+        let account = document.account.map(|text| id(text, "account")).transpose()?;
+        let identity = document.identity.map(|text| id(text, "identity")).transpose()?;
+        let routing_key = document.routing_key.map(|text| id(text, "routing_key")).transpose()?;
         let entity = |path: Option<Text<'_>>| {
             let path = needed(path, "entity")?;
             EntityKey::from_path(&path).ok_or(DocumentError::Unknown { field: "entity" })
@@ -411,8 +411,8 @@ impl TryFrom<OperationDocument<'_>> for Operation {
             _ => return Err(DocumentError::Unknown { field: "do" }),
         };
         Ok(Self {
-            id: document.id.into_owned(),
-            tenant: TenantId::new(document.tenant),
+            id: id(document.id, "id")?,
+            tenant: id(document.tenant, "tenant")?,
             actor: document.actor.into_owned(),
             at: Timestamp(document.at),
             action,

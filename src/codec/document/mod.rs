@@ -22,6 +22,10 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
+/// Longest id that is read, for rows are kept under ids. Lockstep's own are shorter: a source's has 512 bytes at most, and a
+/// routing key holds one behind the tenant.
+const MOST_ID_BYTES: usize = 1024;
+
 /// Why a document that has the right shape is none of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
@@ -32,6 +36,8 @@ pub enum DocumentError {
     Missing(&'static str),
     #[error("field {0} is negative")]
     Negative(&'static str),
+    #[error("field {field} has {bytes} bytes; an id has at most {MOST_ID_BYTES}")]
+    TooLong { field: &'static str, bytes: usize },
 }
 
 pub type Text<'a> = Cow<'a, str>;
@@ -42,6 +48,13 @@ fn text(text: &str) -> Text<'_> {
 
 fn needed<T>(value: Option<T>, field: &'static str) -> Result<T, DocumentError> {
     value.ok_or(DocumentError::Missing(field))
+}
+
+fn id<T: for<'a> From<&'a str>>(id: Text<'_>, field: &'static str) -> Result<T, DocumentError> {
+    match id.len() {
+        0..=MOST_ID_BYTES => Ok(T::from(&id)),
+        bytes => Err(DocumentError::TooLong { field, bytes }),
+    }
 }
 
 /// The variant of that name, as the model itself names it.

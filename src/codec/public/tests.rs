@@ -150,6 +150,42 @@ fn what_no_reader_should_take_is_refused_without_quoting_it() {
     assert!(matches!(codec().decode::<ResultEvent>(&avro), Err(PublicError::UnknownFingerprint(_))));
 }
 
+#[test]
+fn an_id_that_no_row_can_be_kept_under_is_refused() {
+    let long = "x".repeat(1025);
+    let refused = |bytes: &[u8], of: &str| match of {
+        "result" => codec().decode::<ResultEvent>(bytes).unwrap_err().to_string(),
+        "operation" => codec().decode::<Operation>(bytes).unwrap_err().to_string(),
+        _ => codec().decode::<DeadLetter>(bytes).unwrap_err().to_string(),
+    };
+    let with_long = |of: &str, document: serde_json::Value, field: &str| {
+        let mut document = document;
+        match of {
+            "dead-letter" => document["command"][field] = long.clone().into(),
+            _ => document[field] = long.clone().into(),
+        }
+        let expected = format!("not a {of} of this release: field {field} has 1025 bytes; an id has at most 1024");
+        assert_eq!(refused(document.to_string().as_bytes(), of), expected);
+    };
+    let ids = ["tenant", "target", "account", "identity", "routing_key"];
+    let result = serde_json::to_value(sample(results()).shape()).unwrap();
+    let letter = serde_json::to_value(letter().shape()).unwrap();
+    let redrive = Action::Redrive {
+        target: "directory".into(),
+        account: "9f0c".into(),
+        identity: "77aa".into(),
+        routing_key: "acme/1".into(),
+    };
+    let operation = Operation { action: redrive, ..sample(operations()) };
+    let operation = serde_json::to_value(operation.shape()).unwrap();
+    for field in ids {
+        with_long("result", result.clone(), field);
+        with_long("dead-letter", letter.clone(), field);
+        with_long("operation", operation.clone(), field);
+    }
+    with_long("operation", operation, "id");
+}
+
 /// As a worker of another team writes that was built with an older or a newer schema.
 #[test]
 fn a_writer_of_another_version_is_read() {
