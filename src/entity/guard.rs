@@ -12,12 +12,16 @@ use crate::model::{
 };
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Slices of a window: bounds the head's size and the coarseness of the count.
 const SLICES: u32 = 60;
 /// Held removals that one step looks at; the rest follow in further steps.
 const BATCH: usize = 100;
+/// Operations whose ids are remembered: they fit into one row, however long the ids are that others gave them.
+const REMEMBERED: usize = 512;
+/// The row of them.
+const OPERATIONS: &str = "operations";
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GuardHead {
@@ -42,6 +46,34 @@ pub struct Held {
     pub cause: String,
 }
 
+/// The row `operations`: what was carried out. One that comes again, for its sender got no answer or the group's offsets were lost,
+/// must not be about who is held by then.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct CarriedOut {
+    /// The newest, by when they were given.
+    ids: BTreeSet<(Timestamp, String)>,
+    /// When the last of those that are forgotten was given.
+    forgotten: Timestamp,
+}
+
+impl CarriedOut {
+    /// Whether it is there for the first time; it is remembered then. One that is as old as what is forgotten is a repeated one:
+    /// operations lie in one partition, in the order in which they were given.
+    fn is_first(&mut self, operation: &Operation, now: Timestamp) -> bool {
+        let at = operation.at.min(now);
+        if at <= self.forgotten || self.ids.iter().any(|(_, id)| *id == operation.id) {
+            return false;
+        }
+        self.ids.insert((at, operation.id.clone()));
+        if self.ids.len() > REMEMBERED
+            && let Some((at, _)) = self.ids.pop_first()
+        {
+            self.forgotten = self.forgotten.max(at);
+        }
+        true
+    }
+}
+
 pub(super) fn step(step: &mut Step, me: &Address, tenant: &TenantId, body: Body) -> Result<(), StepError> {
     let mut head = step.get::<GuardHead>(HEAD)?.unwrap_or_default();
     match body {
@@ -59,6 +91,11 @@ pub(super) fn step(step: &mut Step, me: &Address, tenant: &TenantId, body: Body)
             }
         }
         Body::Operation(operation) => {
+            let mut carried_out = step.get::<CarriedOut>(OPERATIONS)?.unwrap_or_default();
+            if !carried_out.is_first(&operation, step.now) {
+                return Ok(());
+            }
+            step.put(OPERATIONS, &carried_out);
             head.answered = step.now.max(after(head.answered));
             let cutoff = head.answered;
             answer(step, me, tenant, &mut head, &operation, cutoff, "")?;

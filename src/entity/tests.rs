@@ -4,6 +4,7 @@
 
 mod bounds;
 mod disputes;
+mod guard;
 mod leaver;
 mod overdue;
 mod removal;
@@ -318,9 +319,14 @@ impl Town {
     }
 
     fn operate(&mut self, to: Address, action: Action) {
-        let operation =
-            Operation { id: "op".to_owned(), tenant: "acme".into(), actor: "cli".to_owned(), at: self.now, action };
-        let cause = Cause::own("operation:op".to_owned(), self.now);
+        self.events += 1;
+        let id = format!("op{}", self.events);
+        self.operate_as(to, &id, self.now, action);
+    }
+
+    fn operate_as(&mut self, to: Address, id: &str, at: Timestamp, action: Action) {
+        let operation = Operation { id: id.to_owned(), tenant: "acme".into(), actor: "cli".to_owned(), at, action };
+        let cause = Cause::own(format!("operation:{id}"), at);
         self.deliver(Message { to, body: Body::Operation(operation.into()), cause });
     }
 
