@@ -52,7 +52,15 @@ pub enum RegistryError {
     )]
     Refused { doing: String, url: String, status: u16, message: String },
     #[error(
-        "the schema of this release does not go with those of subject {subject} ({message}); see what was registered there, and by whom"
+        "could not {doing}: the schema registry at {url} refused what it was asked (status {status}: {message}); \
+         is registry.url right?"
+    )]
+    Rejected { doing: String, url: String, status: u16, message: String },
+    #[error("could not {doing}: the answer of the schema registry at {url} can't be used: {reason}")]
+    Unusable { doing: String, url: String, reason: String },
+    #[error(
+        "the schema of this release does not go with those of subject {subject} ({message}); see what was registered there, \
+         and by whom"
     )]
     Incompatible { subject: String, message: String },
     #[error("the schema registry at {url} knows no schema with id {id}; was the record written with another registry?")]
@@ -68,7 +76,12 @@ impl RegistryError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Faulty { .. } | Self::Refused { .. } | Self::Busy { .. } => true,
-            Self::Url(_) | Self::Incompatible { .. } | Self::UnknownId { .. } | Self::Schema { .. } => false,
+            Self::Url(_)
+            | Self::Rejected { .. }
+            | Self::Unusable { .. }
+            | Self::Incompatible { .. }
+            | Self::UnknownId { .. }
+            | Self::Schema { .. } => false,
         }
     }
 }
@@ -179,7 +192,7 @@ impl Registry {
         let answer = self.call(&doing, Method::POST, path, Some(json!({"schema": schema, "schemaType": "AVRO"})))?;
         match answer.status {
             200 => self.parsed::<Registered>(&doing, &answer).map(|registered| SchemaId(registered.id)),
-            409 => Err(RegistryError::Incompatible { subject: subject.to_owned(), message: answer.message() }),
+            409 => Err(RegistryError::Incompatible { subject: subject.to_owned(), message: answer.said() }),
             _ => Err(self.failed(doing, &answer)),
         }
     }
@@ -270,25 +283,44 @@ impl Registry {
             Err(TrySendError::Disconnected(_)) => return Err(unreachable("the client could not start".to_owned())),
         }
         match answer.recv_timeout(WAIT) {
-            Ok(answer) => answer.map_err(unreachable),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(NoAnswer::Unreachable(reason))) => Err(unreachable(reason)),
+            Ok(Err(NoAnswer::TooLarge)) => {
+                Err(self.unusable(doing, format!("it has more than {MOST_ANSWER_BYTES} bytes")))
+            }
             Err(RecvTimeoutError::Timeout) => Err(unreachable(format!("no answer within {} s", WAIT.as_secs()))),
             Err(RecvTimeoutError::Disconnected) => Err(unreachable("the client could not start".to_owned())),
         }
     }
 
+    /// An answer that is JSON is the registry's own, and the next one would be the same; anything else may be of a proxy.
     fn parsed<T: for<'de> Deserialize<'de>>(&self, doing: &str, answer: &Answer) -> Result<T, RegistryError> {
-        serde_json::from_slice(&answer.body).map_err(|_| RegistryError::Unreachable {
-            doing: doing.to_owned(),
-            url: self.url.clone(),
-            reason: "what answers there is not a schema registry".to_owned(),
+        serde_json::from_slice(&answer.body).map_err(|_| {
+            if serde_json::from_slice::<serde::de::IgnoredAny>(&answer.body).is_ok() {
+                return self.unusable(doing, "it lacks what such an answer has".to_owned());
+            }
+            RegistryError::Unreachable {
+                doing: doing.to_owned(),
+                url: self.url.clone(),
+                reason: "what answers there is not a schema registry".to_owned(),
+            }
         })
     }
 
+    fn unusable(&self, doing: &str, reason: String) -> RegistryError {
+        RegistryError::Unusable { doing: doing.to_owned(), url: self.url.clone(), reason }
+    }
+
+    /// Credentials that are refused concern every call, and are mended without the records. What else the registry itself refuses
+    /// it refuses of the one schema, for good.
     fn failed(&self, doing: String, answer: &Answer) -> RegistryError {
-        let (url, status) = (self.url.clone(), answer.status);
+        let (url, status, message) = (self.url.clone(), answer.status, answer.said());
         match status {
             408 | 429 | 500.. => RegistryError::Faulty { doing, url, status },
-            _ => RegistryError::Refused { doing, url, status, message: answer.message() },
+            400..500 if !matches!(status, 401 | 403 | 407) && answer.message().is_some() => {
+                RegistryError::Rejected { doing, url, status, message }
+            }
+            _ => RegistryError::Refused { doing, url, status, message },
         }
     }
 }
@@ -307,7 +339,7 @@ struct Call {
     method: Method,
     path: String,
     body: Option<serde_json::Value>,
-    reply: SyncSender<Result<Answer, String>>,
+    reply: SyncSender<Result<Answer, NoAnswer>>,
 }
 
 struct Answer {
@@ -315,18 +347,25 @@ struct Answer {
     body: Vec<u8>,
 }
 
+enum NoAnswer {
+    Unreachable(String),
+    TooLarge,
+}
+
 impl Answer {
-    /// What the registry says of a failure, in its own words.
-    fn message(&self) -> String {
+    /// What the registry says of a failure, in its own words; None: it isn't the registry that speaks.
+    fn message(&self) -> Option<String> {
         #[derive(Deserialize)]
         struct Failure {
             message: String,
         }
         const MOST_CHARS: usize = 300;
-        match serde_json::from_slice::<Failure>(&self.body) {
-            Ok(failure) => failure.message.chars().take(MOST_CHARS).collect(),
-            Err(_) => "no message".to_owned(),
-        }
+        let failure: Failure = serde_json::from_slice(&self.body).ok()?;
+        Some(failure.message.chars().take(MOST_CHARS).collect())
+    }
+
+    fn said(&self) -> String {
+        self.message().unwrap_or_else(|| "no message".to_owned())
     }
 }
 
@@ -350,7 +389,7 @@ async fn send(
     method: Method,
     path: &str,
     body: Option<serde_json::Value>,
-) -> Result<Answer, String> {
+) -> Result<Answer, NoAnswer> {
     const JSON: &str = "application/vnd.schemaregistry.v1+json";
     let mut request = client.request(method, format!("{base}{path}")).header(reqwest::header::ACCEPT, JSON);
     if let Some(body) = body {
@@ -360,7 +399,7 @@ async fn send(
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(reason)? {
         if body.len() + chunk.len() > MOST_ANSWER_BYTES {
-            return Err(format!("an answer of more than {MOST_ANSWER_BYTES} bytes"));
+            return Err(NoAnswer::TooLarge);
         }
         body.extend_from_slice(&chunk);
     }
@@ -368,13 +407,16 @@ async fn send(
 }
 
 /// The innermost cause, without the URL: that may hold a password.
-fn reason(error: reqwest::Error) -> String {
+fn reason(error: reqwest::Error) -> NoAnswer {
     let error = error.without_url();
     let mut innermost: &dyn std::error::Error = &error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    if error.is_timeout() { format!("no answer within {} s", CALL_TIMEOUT.as_secs()) } else { innermost.to_string() }
+    NoAnswer::Unreachable(match error.is_timeout() {
+        true => format!("no answer within {} s", CALL_TIMEOUT.as_secs()),
+        false => innermost.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -393,5 +435,55 @@ mod tests {
     fn subjects_are_one_path_segment() {
         assert_eq!(encoded("lockstep.results-value"), "lockstep.results-value");
         assert_eq!(encoded("a/../b c"), "a%2F..%2Fb%20c");
+    }
+
+    /// A registry that gives every call this answer, one after the other.
+    fn answering(status: u16, body: &str) -> Registry {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answer =
+            format!("HTTP/1.1 {status} -\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                // A call is one small packet.
+                let _ = std::io::Read::read(&mut stream, &mut [0; 4096]).unwrap();
+                let _ = std::io::Write::write_all(&mut stream, answer.as_bytes());
+            }
+        });
+        Registry::new(&url).unwrap()
+    }
+
+    /// What only one schema has is for good, so that its records don't hold up the others; what all would get passes.
+    #[test]
+    fn a_registry_that_refuses_one_schema_is_told_from_one_that_answers_nobody() {
+        let large = format!(r#"{{"schema":"{}"}}"#, "x".repeat(MOST_ANSWER_BYTES));
+        let page = "<html>Sign in</html>";
+        let said = r#"{"error_code":1,"message":"no"}"#;
+        for (status, body, transient) in [
+            (422, said, false),
+            (400, said, false),
+            (405, said, false),
+            (200, large.as_str(), false),
+            (200, said, false),
+            (200, r#"{"schema":"nonsense"}"#, false),
+            (200, r#"{"schema":"\"string\"","schemaType":"JSON"}"#, false),
+            (404, said, false),
+            (401, said, true),
+            (403, said, true),
+            (407, said, true),
+            (408, said, true),
+            (429, said, true),
+            (500, said, true),
+            (400, page, true),
+            (302, page, true),
+            (200, page, true),
+        ] {
+            let error = answering(status, body).by_id(SchemaId(7)).unwrap_err();
+            assert_eq!(error.is_transient(), transient, "{status}: {error}");
+        }
+        let error = answering(422, said).by_id(SchemaId(7)).unwrap_err().to_string();
+        assert!(error.contains("refused what it was asked (status 422: no)"), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use super::processor::ProcessorSettings;
 use super::quarantine::{Undeliverable, Why};
 use crate::bus::Outgoing;
 use crate::codec::public::{Public, PublicCodec, PublicError};
+use crate::codec::schemas::Document;
 use crate::codec::source;
 use crate::entity::{Emission, key};
 use crate::model::{
@@ -24,6 +25,8 @@ const LOCKSTEP: &str = "lockstep";
 pub enum OutputError {
     #[error("encoding for topic {topic}: {error}")]
     Codec { topic: String, error: PublicError },
+    #[error("target {target} has `format: avro`, and the schema of its commands can't be registered: {error}")]
+    Schema { target: TargetName, error: PublicError },
 }
 
 /// Encodes and counts what a processor puts out.
@@ -56,6 +59,17 @@ impl Publisher {
     #[must_use]
     pub fn with_decisions(self, decisions: bool) -> Self {
         Self { decisions, ..self }
+    }
+
+    /// Registers the schemas that will be written with, so that no registry is asked while a transaction is open.
+    pub(super) fn prepare(&self, bundle: &Bundle, settings: &ProcessorSettings) -> Result<(), OutputError> {
+        for target in bundle.targets().iter().filter(|target| target.format == PublicFormat::Avro) {
+            let topic = settings.topics.commands(&target.name);
+            if let Err(error) = self.codec.prepare(&topic, Document::Command) {
+                return Err(OutputError::Schema { target: target.name.clone(), error });
+            }
+        }
+        Ok(())
     }
 
     /// A message for an entity, as an inbox record.

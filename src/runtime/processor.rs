@@ -155,6 +155,7 @@ impl Processor {
         progress: Arc<Progress>,
         now: Now,
     ) -> Result<Self, ProcessorError> {
+        publisher.prepare(&bundle, &settings)?;
         let hands = Hands::new(settings.threads)?;
         let intake = Intake::new(&settings, Arc::clone(&bundle), codecs);
         let membership =

@@ -2,11 +2,12 @@
 
 use super::batch::{View, Written};
 use super::partition::{Emitted, Partition};
-use super::{Codecs, Processor, ProcessorSettings, Publisher, RestoreSettings};
+use super::{Codecs, Processor, ProcessorError, ProcessorSettings, Publisher, RestoreSettings};
 use crate::bus::embedded::{Clock as _, EmbeddedBus, VirtualClock};
 use crate::bus::topics::{self, Wishes};
 use crate::bus::{BatchLimit, Bus, Membership, Outgoing, Poll, Session};
 use crate::codec::public::PublicCodec;
+use crate::codec::registry::Registry;
 use crate::codec::source::SourceDecoder;
 use crate::entity::{Emission, Rows, key};
 use crate::model::topic::TopicNames;
@@ -36,14 +37,18 @@ const FILES: [(&str, &str); 3] = [
     ),
     (
         "targets/wiki.yaml",
-        "target: wiki\nconnector: { sql: { url: 'sqlite:x', accounts: { table: users, key: id, columns: { login: login }, \
+        "target: wiki\nformat: FORMAT\nconnector: { sql: { url: 'sqlite:x', accounts: { table: users, key: id, columns: { login: login }, \
          active: { column: active, true: 1, false: 0 } } } }\naccount: { match: login, attributes: { login: LOGIN } }\n",
     ),
 ];
 
 /// With the login by this expression.
 fn rules(login: &str) -> Arc<Bundle> {
-    let text = |text: &str| text.replace("LOGIN", login);
+    rules_with(login, "json")
+}
+
+fn rules_with(login: &str, format: &str) -> Arc<Bundle> {
+    let text = |text: &str| text.replace("LOGIN", login).replace("FORMAT", format);
     let files = FILES.map(|(path, file)| SourceFile { path: path.into(), text: text(file) });
     Arc::new(Bundle::compile(&files).unwrap_or_else(|faults| panic!("{faults:?}")))
 }
@@ -237,6 +242,10 @@ impl House {
     }
 
     fn process(&self) -> Processor {
+        self.start().unwrap()
+    }
+
+    fn start(&self) -> Result<Processor, ProcessorError> {
         let settings = ProcessorSettings {
             topics: self.names.clone(),
             group: "processor".into(),
@@ -263,7 +272,6 @@ impl House {
             Arc::default(),
             Arc::new(self.clock.clone()),
         )
-        .unwrap()
     }
 
     fn pass(&self, span: Duration) {
@@ -386,4 +394,18 @@ fn a_store_is_current_as_of_the_last_commit_or_look_and_not_once_another_has_wri
     process.turn(Duration::ZERO).unwrap();
     process.stop().unwrap();
     assert_eq!(written_at(&house), Some(NINE.plus(2 * HOUR)));
+}
+
+/// Nothing listens on port 1 of the loopback interface.
+#[test]
+fn a_registry_that_is_away_is_noticed_at_the_start_and_not_at_the_first_command() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let registry = Arc::new(Registry::new("http://127.0.0.1:1").unwrap());
+    let mut house = House { codec: Arc::new(PublicCodec::new(Some(registry))), ..House::new() };
+    assert!(house.start().is_ok(), "nothing here is written in Avro");
+    house.bundle = rules_with("number", "avro");
+    let said = house.start().err().expect("it can't register the schema").to_string();
+    let expected = "target wiki has `format: avro`, and the schema of its commands can't be registered: could not \
+                    look for subject lockstep.commands.wiki-value: the schema registry at http://127.0.0.1:1";
+    assert!(said.starts_with(expected), "{said}");
 }
