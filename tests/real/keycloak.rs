@@ -305,6 +305,51 @@ async fn a_service_account_with_the_named_roles_is_enough_and_what_is_missing_is
     realm.drop().await;
 }
 
+#[tokio::test]
+#[ignore = "needs Keycloak: tests/run keycloak"]
+async fn whoever_changed_while_events_were_off_or_whose_event_is_gone_is_read_all_the_same() {
+    let realm = Realm::new().await;
+    let bus = bus();
+    let (ada, grace) = (realm.user("ada").await, realm.user("grace").await);
+    poller(realm.administrator(), &bus).look().await.unwrap();
+    let enabled = |user: &str| {
+        let all = events(&bus);
+        all.iter().rev().find(|event| event["user"]["id"] == user).map(|event| event["user"]["enabled"].clone())
+    };
+    realm.put("/events/config", json!({"adminEventsEnabled": false})).await;
+    realm.put(&format!("/users/{ada}"), json!({"enabled": false})).await;
+    let off = poller(realm.administrator(), &bus).look().await.unwrap_err();
+    assert!(matches!(off, PollError::Keycloak(KeycloakError::EventsOff { .. })), "{off}");
+    realm.put("/events/config", json!({"adminEventsEnabled": true})).await;
+    poller(realm.administrator(), &bus).look().await.unwrap();
+    assert_eq!(enabled(&ada), Some(json!(false)), "it was off");
+
+    realm.put(&format!("/users/{grace}"), json!({"enabled": false})).await;
+    realm.delete("/admin-events").await;
+    let before = events(&bus).len();
+    poller(realm.administrator(), &bus).look().await.unwrap();
+    assert_eq!(enabled(&grace), Some(json!(false)), "its event is gone");
+    assert_eq!(events(&bus).len(), before + 2, "everyone is read once");
+    realm.drop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Keycloak: tests/run keycloak"]
+async fn events_that_were_off_between_two_looks_make_everyone_be_read() {
+    let realm = Realm::new().await;
+    let bus = bus();
+    let ada = realm.user("ada").await;
+    let mut poller = poller(realm.administrator(), &bus);
+    poller.look().await.unwrap();
+    realm.put("/events/config", json!({"adminEventsEnabled": false})).await;
+    realm.put(&format!("/users/{ada}"), json!({"enabled": false})).await;
+    realm.put("/events/config", json!({"adminEventsEnabled": true})).await;
+    poller.look().await.unwrap();
+    poller.look().await.unwrap();
+    assert_eq!(events(&bus).last().unwrap()["user"]["enabled"], json!(false));
+    realm.drop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Keycloak: tests/run keycloak"]
 async fn it_runs_until_cancelled() {

@@ -124,6 +124,13 @@ impl Client {
         Ok(newest.first().map_or(0, |event| event.time))
     }
 
+    /// Whether an event of then (ms, inclusive) or before is kept: the oldest expire first.
+    pub async fn has_events_until(&self, until: i64) -> Result<bool, KeycloakError> {
+        let query = [("dateTo", until.to_string()), ("max", "1".to_owned())];
+        let oldest: Vec<AdminEvent> = self.get("look how long admin events are kept", "/admin-events", &query).await?;
+        Ok(!oldest.is_empty())
+    }
+
     /// Events from a time on (ms, inclusive), oldest first: new ones come at the end, so pages don't move.
     pub async fn events(&self, from: i64, first: usize, max: usize) -> Result<Vec<AdminEvent>, KeycloakError> {
         let query = [

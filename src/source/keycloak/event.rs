@@ -49,6 +49,8 @@ impl AdminEvent {
             }
             // Renames and deletes, of which members get no event of their own; through SCIM memberships too.
             ("GROUP", _) if scim.is_some() || self.operation_type != "CREATE" => Change::Everyone,
+            // They may have been off until now.
+            ("REALM", ["events", "config"]) => Change::Everyone,
             _ => Change::Nothing,
         }
     }

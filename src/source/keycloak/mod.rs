@@ -14,6 +14,9 @@
 //! (and if forgotten come again, which changes nothing: the content is the same). A group that is renamed or deleted, or
 //! changed through SCIM, concerns users whom the event doesn't name: then all users are read again, as at the first start.
 //!
+//! Events that are not there make a full read, too: when their keeping was switched off for a while, or when they may have expired while
+//! nobody looked.
+//!
 //! Not seen: what users change themselves (account console, registration) until an admin event or the next full read, and
 //! deletes that Keycloak had expired before the poller looked.
 
@@ -29,7 +32,7 @@ use crate::bus::embedded::Clock;
 use crate::bus::{Bus, BusError, Outgoing};
 use crate::codec::cloudevents::{CONTENT_TYPE, JSON};
 use crate::lane::RetryPolicy;
-use crate::model::SourceName;
+use crate::model::{SourceName, Timestamp};
 use client::Client;
 use cursor::Seen;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -45,6 +48,10 @@ const PAGE: usize = 100;
 const READS_AT_ONCE: usize = 8;
 /// Full lists of users that are taken until two agree: while users come and go pages shift, and somebody may fall between.
 const MOST_PASSES: usize = 5;
+/// How often it is asked whether admin events are kept: somebody may switch that off at any time.
+const CHECK_EVERY: Duration = Duration::from_secs(60);
+/// Without a look for so long, admin events may have expired unread: Keycloak removes expired ones four times an hour.
+const AWAY: Duration = Duration::from_secs(600);
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -91,6 +98,10 @@ pub struct Poller {
     clock: Arc<dyn Clock>,
     cursor: Option<Cursor>,
     seen: Seen,
+    /// When admin events were kept.
+    checked: Option<Timestamp>,
+    /// When the last look came to its end.
+    looked: Option<Timestamp>,
 }
 
 impl Poller {
@@ -103,7 +114,7 @@ impl Poller {
         }
         let cursor = cursor::load(bus.as_ref(), &settings.cursors, &settings.source)?;
         let client = Client::new(settings.access.clone())?;
-        Ok(Self { settings, client, bus, clock, cursor, seen: Seen::default() })
+        Ok(Self { settings, client, bus, clock, cursor, seen: Seen::default(), checked: None, looked: None })
     }
 
     /// Looks at every interval until cancelled. The first look's failure is given back where trying again won't help; later
@@ -144,13 +155,11 @@ impl Poller {
     /// next one goes on from the last append.
     pub async fn look(&mut self) -> Result<Look, PollError> {
         let mut look = Look::default();
+        self.check().await?;
         let cursor = match self.cursor {
             Some(cursor) => cursor,
-            None => {
-                self.client.check().await?;
-                // From before the full read: what happens meanwhile is found among the events.
-                Cursor { time: self.client.newest_event_time().await?, order: 0, complete: false }
-            }
+            // From before the full read: what happens meanwhile is found among the events.
+            None => Cursor { time: self.client.newest_event_time().await?, order: 0, complete: false },
         };
         self.cursor = Some(cursor);
         if !cursor.complete {
@@ -167,7 +176,41 @@ impl Poller {
                 break;
             }
         }
+        self.looked = Some(self.clock.now());
         Ok(look)
+    }
+
+    /// Whether the admin events are all there. Where some may be missing, everyone is to be read.
+    async fn check(&mut self) -> Result<(), PollError> {
+        let now = self.clock.now();
+        if is_due(self.checked, CHECK_EVERY, now) {
+            match self.client.check().await {
+                Ok(()) => self.checked = Some(now),
+                Err(error) => {
+                    if let (KeycloakError::EventsOff { .. }, Some(cursor)) = (&error, self.known()) {
+                        self.append(Vec::new(), Cursor { complete: false, ..cursor })?;
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        if is_due(self.looked, AWAY, now)
+            && let Some(cursor) = self.known()
+            && !self.client.has_events_until(cursor.time).await?
+        {
+            tracing::warn!(
+                source = %self.settings.source,
+                "the last admin event known is not kept any more, and others may have expired unread: every user is read again. \
+                 keep admin events for longer than the poller may be away"
+            );
+            self.cursor = Some(Cursor { complete: false, ..cursor });
+        }
+        Ok(())
+    }
+
+    /// Where it stands, unless everyone is to be read anyway.
+    fn known(&self) -> Option<Cursor> {
+        self.cursor.filter(|cursor| cursor.complete)
     }
 
     /// Writes what a page of admin events means, and moves the cursor.
@@ -290,6 +333,11 @@ fn deleted(id: &str, time: i64, order: i64, user: &str) -> Json {
     json!({"id": id, "time": time, "type": "user.deleted", "order": order, "user": {"id": user}})
 }
 
+/// A clock that was set back is no reason to wait.
+fn is_due(last: Option<Timestamp>, every: Duration, now: Timestamp) -> bool {
+    last.is_none_or(|last| now < last || now.since(last) >= every)
+}
+
 fn is_transient(error: &PollError) -> bool {
     match error {
         PollError::Keycloak(error) => error.is_transient(),
@@ -301,3 +349,6 @@ fn is_transient(error: &PollError) -> bool {
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;
