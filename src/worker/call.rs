@@ -2,7 +2,7 @@
 
 use crate::connector::{Applied, CallError, Change, Connector, Lookup, Observed, Purpose};
 use crate::lane::{Call, Ended};
-use crate::model::{AccountId, Command, ErrorClass, Generation, Op, Value};
+use crate::model::{AccountId, ErrorClass, Generation, Op, Value};
 use dashmap::DashMap;
 use futures::FutureExt;
 use std::future::{Future, poll_fn};
@@ -177,7 +177,7 @@ fn failed(error: CallError) -> Ended {
 mod tests {
     use super::*;
     use crate::connector::{Capabilities, Page};
-    use crate::model::{Attributes, Cause, Desired, Entitlements, Intent, RoutingKey, TenantId, Timestamp};
+    use crate::model::{Attributes, Cause, Command, Desired, Entitlements, Intent, RoutingKey, TenantId, Timestamp};
     use std::collections::BTreeSet;
     use std::sync::Mutex;
     use tokio::time::sleep;

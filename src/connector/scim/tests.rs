@@ -491,7 +491,8 @@ async fn two_changes_of_a_group_that_is_put_whole_both_hold() {
         let whole = || group("eng", &kept.iter().map(String::as_str).collect::<Vec<_>>());
         match what {
             "GET /Users/1" | "GET /Users/2" => {
-                ok(json!({"id": what.trim_start_matches("GET /Users/"), "userName": "ada", "active": true}))
+                let id = what.trim_start_matches("GET /Users/");
+                ok(json!({"id": id, "externalId": "a1", "userName": "ada", "active": true}))
             }
             "GET /Groups" if query.contains("members.value") => status(400),
             "GET /Groups" => list(&[whole()]),
