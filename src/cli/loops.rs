@@ -13,8 +13,8 @@ use crate::lane::RetryPolicy;
 use crate::model::{Outcome, TargetName, TenantId};
 use crate::rules::{Bundle, TargetRules};
 use crate::runtime::{
-    Codecs, Lag, Now, Positions, Processor, ProcessorError, ProcessorSettings, Progress, Publisher, RestoreSettings,
-    SLICE,
+    Announcement, Codecs, Lag, Now, Positions, Processor, ProcessorError, ProcessorSettings, Progress, Publisher,
+    RestoreSettings, SLICE,
 };
 use crate::store::Stores;
 use crate::store::disk::DiskStores;
@@ -159,7 +159,8 @@ impl Parts {
         }
         let (parts, name) = (self.clone(), PROCESSOR);
         let ready = self.health.condition(format!("{name}: restored"));
-        spawn(name, move || parts.supervise(name, &ready, || parts.process(threads, &ready)))
+        let mut announcement = Announcement::of(Arc::clone(&self.bundle));
+        spawn(name, move || parts.supervise(name, &ready, || parts.process(threads, &mut announcement, &ready)))
     }
 
     /// A target's worker, until cancelled.
@@ -230,7 +231,7 @@ impl Parts {
         self.installation.tenants.iter().map(TenantId::as_str).collect()
     }
 
-    fn process(&self, threads: usize, ready: &Condition) -> Result<(), LoopError> {
+    fn process(&self, threads: usize, announcement: &mut Announcement, ready: &Condition) -> Result<(), LoopError> {
         let topics = self.installation.topics.clone();
         let settings = ProcessorSettings {
             group: acls::group_of_processors(&topics),
@@ -251,7 +252,7 @@ impl Parts {
             settings,
             Arc::clone(&self.bus),
             Arc::clone(&self.stores),
-            Arc::clone(&self.bundle),
+            announcement,
             publisher.with_decisions(self.installation.decisions),
             Arc::clone(&self.codecs),
             Arc::clone(&self.metrics),

@@ -31,6 +31,33 @@ pub enum BundleError {
     Unusable { hash: String, reason: String },
 }
 
+/// A process's word that its rules are the current ones: given once, however often its loop begins anew. A loop that failed for a
+/// moment must not take everybody back to rules that another process has replaced meanwhile; who starts a process with former rules
+/// means it.
+pub struct Announcement {
+    own: Arc<Bundle>,
+    state: Announced,
+}
+
+enum Announced {
+    No,
+    /// It may have been written or not; what was current before.
+    Perhaps {
+        over: Option<Bytes>,
+    },
+    Yes,
+}
+
+impl Announcement {
+    pub fn of(own: Arc<Bundle>) -> Self {
+        Self { own, state: Announced::No }
+    }
+
+    pub fn bundle(&self) -> &Arc<Bundle> {
+        &self.own
+    }
+}
+
 /// Bundles that this process has compiled, by hash.
 pub struct BundleStore {
     bus: Arc<dyn Bus>,
@@ -43,10 +70,18 @@ impl BundleStore {
         Self { bus, topics, compiled: BTreeMap::from([(own.hash().to_string(), own)]) }
     }
 
-    /// Makes `own` the current bundle of the installation, unless it is already. True if it was made so now.
-    pub fn announce(&self, own: &Bundle, inbox_partitions: u32) -> Result<bool, BundleError> {
+    /// Makes a process's own bundle the current one of the installation, unless it is already, or this process said so before. True
+    /// if it was made so now.
+    pub fn announce(&self, announcement: &mut Announcement, inbox_partitions: u32) -> Result<bool, BundleError> {
+        if matches!(announcement.state, Announced::Yes) {
+            return Ok(false);
+        }
+        let own = &announcement.own;
         let hash = own.hash().0.as_bytes();
-        if self.stored()?.get(CURRENT).is_some_and(|current| current == hash) {
+        let current = self.stored()?.remove(CURRENT);
+        let was_replaced = matches!(&announcement.state, Announced::Perhaps { over } if *over != current);
+        if was_replaced || current.as_deref() == Some(hash) {
+            announcement.state = Announced::Yes;
             return Ok(false);
         }
         let files = own.files().iter().map(|file| (file.path.clone(), file.text.clone())).collect();
@@ -66,7 +101,9 @@ impl BundleStore {
             value: Some(switch.clone().into()),
             headers: Vec::new(),
         }));
+        announcement.state = Announced::Perhaps { over: current };
         self.bus.append(records)?;
+        announcement.state = Announced::Yes;
         Ok(true)
     }
 
@@ -120,5 +157,50 @@ impl BundleStore {
             }
         }
         Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::embedded::{EmbeddedBus, Fault, WallClock};
+    use crate::bus::topics;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    fn bundle(path: &str) -> Arc<Bundle> {
+        let text = "kinds:\n  person:\n    anchor: hr\n    attributes: { PATH: [hr.number] }\n".replace("PATH", path);
+        let source = "source: hr\ntopic: hr\ntenant: acme\nformat: json\nevent: { id: id, order: at }\nrecord: { id: n }\n\
+             attributes: { number: n }\n";
+        let file = |path: &str, text: &str| SourceFile { path: path.into(), text: text.into() };
+        let files = [file("identity.yaml", &text), file("sources/hr.yaml", source)];
+        Arc::new(Bundle::compile(&files).unwrap_or_else(|faults| panic!("{faults:?}")))
+    }
+
+    #[test]
+    fn what_could_not_be_announced_is_tried_again_unless_another_was_meanwhile() {
+        let refused = Arc::new(AtomicBool::new(false));
+        let ask = Arc::clone(&refused);
+        let faults = move |_: crate::bus::embedded::FaultPoint<'_>| match ask.load(Ordering::SeqCst) {
+            true => Fault::Refuse,
+            false => Fault::None,
+        };
+        let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::memory_with_faults(Arc::new(WallClock), Box::new(faults)));
+        let names = TopicNames::new("");
+        bus.create(&[names.bundles(), names.inbox()].map(|name| topics::source(&name, 1))).unwrap();
+        let announce = |announcement: &mut Announcement| {
+            let own = Arc::clone(announcement.bundle());
+            BundleStore::new(Arc::clone(&bus), names.clone(), own).announce(announcement, 1)
+        };
+        let of = |path| Announcement::of(bundle(path));
+        let (mut first, mut second, mut third) = (of("a"), of("b"), of("c"));
+        refused.store(true, Ordering::SeqCst);
+        assert!(announce(&mut first).is_err() && announce(&mut second).is_err());
+        refused.store(false, Ordering::SeqCst);
+        assert!(announce(&mut first).unwrap(), "nothing came in between");
+        assert!(!announce(&mut first).unwrap(), "it is said");
+        assert!(!announce(&mut second).unwrap(), "the first was, after the second had looked");
+        assert!(announce(&mut third).unwrap());
+        assert!(!announce(&mut second).unwrap());
+        assert!(announce(&mut of("b")).unwrap(), "who starts a process means it");
     }
 }

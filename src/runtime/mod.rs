@@ -25,7 +25,7 @@ mod restorer;
 mod tests;
 mod work;
 
-pub use bundles::BundleStore;
+pub use bundles::{Announcement, BundleStore};
 pub use intake::Codecs;
 pub use lag::{Lag, Positions};
 pub use outputs::Publisher;

@@ -2,7 +2,7 @@
 
 use super::Now;
 use super::backlog::Backlog;
-use super::bundles::{BundleError, BundleStore};
+use super::bundles::{Announcement, BundleError, BundleStore};
 use super::direct::Direct;
 use super::figures::Aside;
 use super::fit;
@@ -142,19 +142,20 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// Joins the group and makes the bundle current.
+    /// Joins the group and makes the process's bundle current, if it has not said so before.
     #[expect(clippy::too_many_arguments, reason = "the parts that a process is put together from")]
     pub fn start(
         settings: ProcessorSettings,
         bus: Arc<dyn Bus>,
         stores: Arc<dyn Stores>,
-        bundle: Arc<Bundle>,
+        announcement: &mut Announcement,
         publisher: Publisher,
         codecs: Arc<Codecs>,
         metrics: Arc<Metrics>,
         progress: Arc<Progress>,
         now: Now,
     ) -> Result<Self, ProcessorError> {
+        let bundle = Arc::clone(announcement.bundle());
         publisher.prepare(&bundle, &settings)?;
         let hands = Hands::new(settings.threads)?;
         let intake = Intake::new(&settings, Arc::clone(&bundle), codecs);
@@ -163,7 +164,7 @@ impl Processor {
         // The group takes its time to settle, and the bundle is made current meanwhile: nothing is read before the first turn.
         let session = bus.join(&membership)?;
         let bundles = BundleStore::new(Arc::clone(&bus), settings.topics.clone(), Arc::clone(&bundle));
-        if bundles.announce(&bundle, settings.inbox_partitions)? {
+        if bundles.announce(announcement, settings.inbox_partitions)? {
             tracing::info!(bundle = %bundle.hash(), "rule bundle made current");
         }
         let changelog = settings.topics.state();

@@ -2,7 +2,7 @@
 
 use super::batch::{View, Written};
 use super::partition::{Emitted, Partition};
-use super::{Codecs, Processor, ProcessorError, ProcessorSettings, Publisher, RestoreSettings};
+use super::{Announcement, Codecs, Processor, ProcessorError, ProcessorSettings, Publisher, RestoreSettings};
 use crate::bus::embedded::{Clock as _, EmbeddedBus, VirtualClock};
 use crate::bus::topics::{self, Wishes};
 use crate::bus::{BatchLimit, Bus, Membership, Outgoing, Poll, Session};
@@ -242,10 +242,11 @@ impl House {
     }
 
     fn process(&self) -> Processor {
-        self.start().unwrap()
+        self.begin(&mut Announcement::of(Arc::clone(&self.bundle))).unwrap()
     }
 
-    fn start(&self) -> Result<Processor, ProcessorError> {
+    /// A process's loop, for the first time or anew.
+    fn begin(&self, announcement: &mut Announcement) -> Result<Processor, ProcessorError> {
         let settings = ProcessorSettings {
             topics: self.names.clone(),
             group: "processor".into(),
@@ -265,7 +266,7 @@ impl House {
             settings,
             Arc::clone(&self.bus) as Arc<dyn Bus>,
             Arc::new(self.disk.clone()),
-            Arc::clone(&self.bundle),
+            announcement,
             Publisher::new(Arc::clone(&self.codec), Arc::default()),
             Arc::new(codecs),
             Arc::default(),
@@ -302,6 +303,12 @@ impl House {
             format!("{} {}", command.op, command.desired.attributes.get("login").unwrap().as_text().unwrap())
         });
         told.collect()
+    }
+
+    /// The hash of the rules by which the partition decides.
+    fn decides_by(&self) -> String {
+        let row = self.disk.open("state", 0).unwrap().get(&key::meta("bundle")).unwrap();
+        String::from_utf8(row.unwrap()).unwrap()
     }
 }
 
@@ -402,10 +409,32 @@ fn a_registry_that_is_away_is_noticed_at_the_start_and_not_at_the_first_command(
     let _ = rustls::crypto::ring::default_provider().install_default();
     let registry = Arc::new(Registry::new("http://127.0.0.1:1").unwrap());
     let mut house = House { codec: Arc::new(PublicCodec::new(Some(registry))), ..House::new() };
-    assert!(house.start().is_ok(), "nothing here is written in Avro");
+    assert!(house.begin(&mut Announcement::of(Arc::clone(&house.bundle))).is_ok(), "nothing here is written in Avro");
     house.bundle = rules_with("number", "avro");
-    let said = house.start().err().expect("it can't register the schema").to_string();
+    let said = house
+        .begin(&mut Announcement::of(Arc::clone(&house.bundle)))
+        .err()
+        .expect("it can't register the schema")
+        .to_string();
     let expected = "target wiki has `format: avro`, and the schema of its commands can't be registered: could not \
                     look for subject lockstep.commands.wiki-value: the schema registry at http://127.0.0.1:1";
     assert!(said.starts_with(expected), "{said}");
+}
+
+/// An update comes to one process after the other. The one that has not had it fails for a moment, and begins anew by itself.
+#[test]
+fn a_loop_that_begins_anew_takes_nobody_back_to_rules_that_another_process_has_replaced() {
+    let (former, new) = (rules("number"), rules("\"number + ''\""));
+    let house = House::new();
+    let begin = |own: &mut Announcement| {
+        let mut process = house.begin(own).unwrap();
+        run(&mut process);
+        process.stop().unwrap();
+        house.decides_by()
+    };
+    let mut not_updated = Announcement::of(Arc::clone(&former));
+    assert_eq!(begin(&mut not_updated), former.hash().as_str());
+    assert_eq!(begin(&mut Announcement::of(Arc::clone(&new))), new.hash().as_str());
+    assert_eq!(begin(&mut not_updated), new.hash().as_str(), "its loop begins anew");
+    assert_eq!(begin(&mut Announcement::of(Arc::clone(&former))), former.hash().as_str(), "a start takes them back");
 }

@@ -14,7 +14,7 @@ use lockstep::model::{
     Timestamp,
 };
 use lockstep::rules::{Bundle, PublicFormat, SourceFile};
-use lockstep::runtime::{Codecs, Now, Processor, ProcessorSettings, Publisher, RestoreSettings};
+use lockstep::runtime::{Announcement, Codecs, Now, Processor, ProcessorSettings, Publisher, RestoreSettings};
 use lockstep::store::memory::MemoryStores;
 use lockstep::store::{Stores, Write};
 use lockstep::telemetry::{Health, Metrics};
@@ -120,7 +120,7 @@ impl House {
             settings,
             Arc::clone(&bus),
             Arc::new(stores.clone()),
-            bundle,
+            &mut Announcement::of(bundle),
             Publisher::new(Arc::clone(&codec), Arc::clone(&metrics)),
             Arc::new(Codecs { public: Arc::clone(&codec), sources }),
             Arc::clone(&metrics),

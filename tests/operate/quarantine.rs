@@ -7,7 +7,7 @@ use lockstep::model::{
     Action, Address, Alert, AlertKind, AlertState, Body, BundleHash, Cause, Decision, DecisionKind, EntityKey, EventId,
     InboxRecord, Message, Op, Operation, Origin, RecordChange, RoutingKey, SourceEvent, Value, envelope,
 };
-use lockstep::runtime::BundleStore;
+use lockstep::runtime::{Announcement, BundleStore};
 use lockstep::store::Stores;
 use std::sync::Arc;
 use std::time::Duration;
@@ -330,7 +330,7 @@ fn rules_that_are_changed_and_changed_back_within_one_batch_are_those_that_were_
     let (own, other) = (bundle(&FILES), bundle(&[FILES[0], FILES[1], (FILES[2].0, &target)]));
     for rules in [&other, &own] {
         let store = BundleStore::new(Arc::clone(&house.bus), house.topics.clone(), Arc::clone(rules));
-        assert!(store.announce(rules, PARTITIONS).unwrap());
+        assert!(store.announce(&mut Announcement::of(Arc::clone(rules)), PARTITIONS).unwrap());
     }
     house.settle();
     assert_eq!(house.row(&key::meta("bundle")).as_deref(), Some(own.hash().as_str().as_bytes()));

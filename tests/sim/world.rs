@@ -24,7 +24,7 @@ use lockstep::model::{
     TargetName, Timestamp, envelope,
 };
 use lockstep::rules::PublicFormat;
-use lockstep::runtime::{Codecs, Now, Processor, ProcessorSettings, Publisher, RestoreSettings};
+use lockstep::runtime::{Announcement, Codecs, Now, Processor, ProcessorSettings, Publisher, RestoreSettings};
 use lockstep::store::memory::MemorySnapshot;
 use lockstep::telemetry::Metrics;
 use lockstep::worker::{CallId, Completion, LaneLoop, LaneSettings, Newest, StartedCall, make};

@@ -10,7 +10,7 @@ use lockstep::codec::source::SourceDecoder;
 use lockstep::model::Command;
 use lockstep::model::topic::TopicNames;
 use lockstep::rules::{Bundle, SourceFile};
-use lockstep::runtime::{Codecs, Processor, ProcessorSettings, Publisher, RestoreSettings};
+use lockstep::runtime::{Announcement, Codecs, Processor, ProcessorSettings, Publisher, RestoreSettings};
 use lockstep::store::Stores;
 use lockstep::store::disk::DiskStores;
 use lockstep::store::memory::MemoryStores;
@@ -113,7 +113,7 @@ impl Town {
                 settings,
                 bus,
                 stores,
-                bundle,
+                &mut Announcement::of(bundle),
                 publisher,
                 codecs,
                 measured,

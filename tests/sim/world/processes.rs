@@ -69,7 +69,7 @@ impl World {
             settings,
             Arc::new(self.bus.clone()),
             Arc::new(process.disk.clone()),
-            rules::bundle(self.version, self.story.choices),
+            &mut Announcement::of(rules::bundle(self.version, self.story.choices)),
             publisher,
             Arc::new(codecs),
             metrics,
