@@ -14,10 +14,10 @@ use crate::model::{Outcome, TargetName, TenantId};
 use crate::rules::{Bundle, TargetRules};
 use crate::runtime::{
     Announcement, Codecs, Lag, Now, Positions, Processor, ProcessorError, ProcessorSettings, Progress, Publisher,
-    RestoreSettings, SLICE,
+    RestoreError, RestoreSettings, SLICE,
 };
-use crate::store::Stores;
 use crate::store::disk::DiskStores;
+use crate::store::{StoreError, Stores};
 use crate::telemetry::{Condition, Health, Metrics};
 use crate::worker::{LaneLoop, LaneSettings, Newest, Shell, WorkerError};
 use anyhow::Context;
@@ -405,8 +405,12 @@ enum LoopError {
 }
 
 impl LoopError {
-    /// Beginning anew would end the same way: another process has this one's place, or the rules are wrong.
+    /// Beginning anew would end the same way: another process has this one's place, the rules are wrong, or the local store, which
+    /// only the next start of a process sets aside.
     fn is_final(&self) -> bool {
+        if let Some(error) = self.of_the_store() {
+            return error.ends_the_process();
+        }
         matches!(
             self,
             Self::Processor(ProcessorError::Bus(BusError::Fenced(_)))
@@ -416,6 +420,14 @@ impl LoopError {
                     ..
                 }
         )
+    }
+
+    fn of_the_store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Processor(ProcessorError::Store(error) | ProcessorError::Restore(RestoreError::Store(error)))
+            | Self::Worker(WorkerError::Store(error) | WorkerError::Restore(RestoreError::Store(error))) => Some(error),
+            _ => None,
+        }
     }
 }
 
@@ -485,4 +497,29 @@ pub fn default_instance() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name: String = name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect();
     if name.is_empty() { "0".to_owned() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_damaged_or_takes_no_write_ends_the_process_wherever_it_was_met() {
+        let path = || "data/state".to_owned();
+        let damaged = || StoreError::Damaged { path: path(), doing: "read a row", reason: "checksum".to_owned() };
+        let poisoned = || StoreError::Poisoned { path: path(), doing: "write a batch" };
+        let failed = || StoreError::Failed { path: path(), doing: "write a batch", reason: "no space".to_owned() };
+        let cases: [(&dyn Fn() -> StoreError, bool); 3] = [(&damaged, true), (&poisoned, true), (&failed, false)];
+        for (error, is_final) in cases {
+            let places: [LoopError; 4] = [
+                ProcessorError::from(error()).into(),
+                ProcessorError::from(RestoreError::from(error())).into(),
+                WorkerError::from(error()).into(),
+                WorkerError::from(RestoreError::from(error())).into(),
+            ];
+            for met in places {
+                assert_eq!(met.is_final(), is_final, "{met:?}");
+            }
+        }
+    }
 }

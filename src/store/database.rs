@@ -150,12 +150,7 @@ fn told(folder: &Path, doing: &'static str, error: fjall::Error) -> StoreError {
         {
             StoreError::Failed { path, doing, reason: e.to_string() }
         }
-        fjall::Error::Poisoned => StoreError::Failed {
-            path,
-            doing,
-            reason: "an earlier write to disk failed, so none is accepted any more: look at the disk and start again"
-                .to_owned(),
-        },
+        fjall::Error::Poisoned => StoreError::Poisoned { path, doing },
         fjall::Error::KeyspaceDeleted => {
             StoreError::Failed { path, doing, reason: "the keyspace was deleted".to_owned() }
         }

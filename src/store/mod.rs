@@ -22,6 +22,18 @@ pub enum StoreError {
     /// and rebuilds it from the changelog.
     #[error("{path} is damaged: {doing}: {reason}")]
     Damaged { path: String, doing: &'static str, reason: String },
+    /// No write is accepted any more until it is opened anew: end the process.
+    #[error(
+        "{path}: {doing}: an earlier write to disk failed, so none is accepted any more: look at the disk and start again"
+    )]
+    Poisoned { path: String, doing: &'static str },
+}
+
+impl StoreError {
+    /// Only another process can go on.
+    pub fn ends_the_process(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Poisoned { .. })
+    }
 }
 
 /// A live timer. `key` is the row it was set in, given back when it is due.
