@@ -109,6 +109,10 @@ impl Figures {
             return;
         }
         self.shown_at = now;
+        self.set(now);
+    }
+
+    fn set(&mut self, now: Timestamp) {
         let mut sums: BTreeMap<Place, Sum> = self.shown.iter().map(|place| (place.clone(), Sum::default())).collect();
         for open in self.partitions.values() {
             for account in open.accounts.values() {
@@ -143,10 +147,13 @@ impl Figures {
     }
 }
 
-/// A loop that ends, well or not, counts nothing any more: it may begin anew.
+/// A loop that ends, well or not, counts nothing any more: it may begin anew, and others may have its partitions by then.
 impl Drop for Figures {
     fn drop(&mut self) {
         self.forget();
+        self.set(Timestamp::default());
+        self.metrics.partitions_behind_rules.set(0);
+        self.metrics.partitions_direct.set(0);
     }
 }
 
@@ -280,6 +287,28 @@ mod tests {
                 r#"lockstep_deprovisions_open{target="wiki",tenant="acme"} 0"#,
                 r#"lockstep_deprovision_oldest_age_seconds{target="wiki",tenant="acme"} 0"#,
                 "lockstep_quarantined_entities 0",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_loop_that_ends_leaves_no_figure_as_it_was() {
+        let metrics = Arc::new(Metrics::new());
+        let mut figures = Figures::new(Arc::clone(&metrics));
+        figures.written(0, &rows());
+        figures.show(Timestamp(10_000));
+        metrics.partitions_behind_rules.set(1);
+        shows(&metrics, &OPEN);
+        drop(figures);
+        shows(
+            &metrics,
+            &[
+                r#"lockstep_deprovisions_open{target="wiki",tenant="acme"} 0"#,
+                r#"lockstep_deprovision_oldest_age_seconds{target="wiki",tenant="acme"} 0"#,
+                r#"lockstep_dead_letters_open{target="wiki"} 0"#,
+                r#"lockstep_held{target="wiki",tenant="acme"} 0"#,
+                "lockstep_quarantined_entities 0",
+                "lockstep_partitions_behind_rules 0",
             ],
         );
     }
