@@ -268,7 +268,7 @@ impl Parts {
             }
             if told.elapsed() >= LAG_EVERY {
                 told = Instant::now();
-                self.positions.set(PROCESSOR, processor.positions());
+                self.positions.follow(PROCESSOR, processor.positions(), processor.is_ready());
             }
             if processor.is_ready() { ready.met() } else { ready.waiting("partitions") }
         }
@@ -324,7 +324,7 @@ impl Parts {
             before = unsettled;
             if told.elapsed() >= LAG_EVERY {
                 told = Instant::now();
-                self.positions.set(target.as_str(), lanes.positions());
+                self.positions.follow(target.as_str(), lanes.positions(), lanes.is_ready());
             }
             if lanes.is_ready() { ready.met() } else { ready.waiting("partitions") }
         });
@@ -366,6 +366,7 @@ impl Parts {
         mut body: impl FnMut() -> Result<(), LoopError>,
     ) -> anyhow::Result<()> {
         let mut pause = FIRST_PAUSE;
+        let restarts = self.metrics.loop_restarts_total.of([name]);
         loop {
             let began = Instant::now();
             match body() {
@@ -381,6 +382,7 @@ impl Parts {
                 }
                 Err(error) => {
                     pause = if began.elapsed() > SETTLED { FIRST_PAUSE } else { pause };
+                    restarts.inc();
                     ready.waiting("it failed and begins anew: see the log");
                     tracing::error!(name, %error, pause_s = pause.as_secs(), "begins anew after a pause");
                     self.pause(pause);

@@ -21,6 +21,14 @@ impl Positions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(of.to_owned(), positions);
     }
 
+    /// The same of a loop that runs. One that has no partitions yet leaves what it, or the loop before it, said last: records wait
+    /// there all the same, and a loop that fails again and again would else never show for how long.
+    pub fn follow(&self, of: &str, positions: BTreeMap<TopicPartition, i64>, is_ready: bool) {
+        if is_ready || !positions.is_empty() {
+            self.set(of, positions);
+        }
+    }
+
     pub fn all(&self) -> BTreeMap<TopicPartition, i64> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.values().flatten().map(|(partition, offset)| (partition.clone(), *offset)).collect()
@@ -193,5 +201,9 @@ mod tests {
         at(2);
         assert_eq!(look(), 0.0, "one of two is committed: it moves");
         assert!(look() > 0.0 && look() > 0.0, "the other waits");
+        positions.follow("loop", BTreeMap::new(), false);
+        assert!(look() > 0.0, "it goes on waiting while the loop begins anew and has no partitions");
+        positions.follow("loop", BTreeMap::new(), true);
+        assert_eq!(look(), 0.0, "others have them all");
     }
 }

@@ -137,6 +137,8 @@ pub struct Metrics {
     pub lanes: Gauges<2>,
     /// Transactions aborted whose records came again.
     pub rewinds_total: IntCounter,
+    /// `[loop]`: loops that failed and begin anew.
+    pub loop_restarts_total: Counters<1>,
     /// Seconds by which this host's clock is ahead of the brokers', as of the last look.
     pub clock_offset_seconds: Gauge,
     /// `[partition]`: changelog records still to be replayed before the partition is served.
@@ -277,6 +279,12 @@ impl Metrics {
             rewinds_total: registered(
                 &r,
                 IntCounter::new("lockstep_rewinds_total", "transactions aborted whose records came again"),
+            ),
+            loop_restarts_total: counters(
+                &r,
+                "lockstep_loop_restarts_total",
+                "loops that failed and begin anew",
+                ["loop"],
             ),
             clock_offset_seconds: registered(
                 &r,
