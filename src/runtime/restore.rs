@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 /// A store that was last current longer ago than this may have missed tombstones that compaction has removed since: half of
 /// the `delete.retention.ms` (24 h) of our changelogs.
 pub const STALE_AFTER: Duration = Duration::from_secs(12 * 3600);
+/// A store that was current later than this from now was so by a clock that was ahead: how long ago really, nothing tells.
+const CLOCK_AHEAD: Duration = Duration::from_secs(60);
 /// How often the stores of a process are told that they are current.
 pub const TOUCH_EVERY: Duration = Duration::from_secs(60);
 /// Records applied to the stores at once: large enough for one write to be cheap, small enough to stay within some MiB.
@@ -264,7 +266,7 @@ pub fn restore(
 /// The store's position, if replaying from there gives the whole truth.
 fn trusted(store: &dyn Store, start: i64, end: i64, now: Timestamp) -> Result<Option<i64>, StoreError> {
     let (Some(position), Some(written)) = (store.position()?, store.written_at()?) else { return Ok(None) };
-    let fresh = now.since(written) < STALE_AFTER;
+    let fresh = now.since(written) < STALE_AFTER && written <= now.plus(CLOCK_AHEAD);
     Ok((fresh && (start..=end).contains(&position)).then_some(position))
 }
 
@@ -340,6 +342,8 @@ mod tests {
             ("current a moment ago", 1, now.0 - 1, "abx", 1),
             ("current just within the time", 1, now.0 - stale + 1, "abx", 1),
             ("not current for too long", 1, now.0 - stale, "ab", 2),
+            ("current by a clock a little ahead", 1, now.0 + 60_000, "abx", 1),
+            ("current by a clock that was wrong", 1, now.0 + 60_001, "ab", 2),
             ("beyond the log's end", 3, now.0 - 1, "ab", 2),
             ("before the log's start", -1, now.0 - 1, "ab", 2),
         ];
