@@ -3,6 +3,7 @@
 //! One transaction writes a new bundle, says that it is current, and puts its hash into every inbox partition; each partition
 //! switches when it comes to that offset. So every process decides by the same rules at the same place in the log.
 
+use super::restore::STALLED;
 use crate::bus::{Bus, BusError, Outgoing};
 use crate::model::topic::TopicNames;
 use crate::model::{BundleHash, InboxRecord, envelope};
@@ -11,7 +12,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+const WAIT: Duration = Duration::from_millis(200);
 
 /// The key under which the current bundle's hash stands.
 const CURRENT: &[u8] = b"current";
@@ -27,6 +30,8 @@ pub enum BundleError {
     Bus(#[from] BusError),
     #[error("the inbox switched to rule bundle {0}, which is not on the bundles topic: was the topic deleted?")]
     Missing(String),
+    #[error("{topic}: nothing came for {} s at offset {at} of {end}: does a transaction hang there?", STALLED.as_secs())]
+    Stalled { topic: String, at: i64, end: i64 },
     #[error("rule bundle {hash} from the bundles topic: {reason}")]
     Unusable { hash: String, reason: String },
 }
@@ -63,11 +68,13 @@ pub struct BundleStore {
     bus: Arc<dyn Bus>,
     topics: TopicNames,
     compiled: BTreeMap<String, Arc<Bundle>>,
+    /// How long nothing may come although the topic's end is not reached.
+    patience: Duration,
 }
 
 impl BundleStore {
     pub fn new(bus: Arc<dyn Bus>, topics: TopicNames, own: Arc<Bundle>) -> Self {
-        Self { bus, topics, compiled: BTreeMap::from([(own.hash().to_string(), own)]) }
+        Self { bus, topics, compiled: BTreeMap::from([(own.hash().to_string(), own)]), patience: STALLED }
     }
 
     /// Makes a process's own bundle the current one of the installation, unless it is already, or this process said so before. True
@@ -134,7 +141,7 @@ impl BundleStore {
     pub fn usable(&mut self, hash: &str) -> Result<Option<Arc<Bundle>>, BundleError> {
         match self.get(hash) {
             Ok(bundle) => Ok(Some(bundle)),
-            Err(error @ BundleError::Bus(_)) => Err(error),
+            Err(error @ (BundleError::Bus(_) | BundleError::Stalled { .. })) => Err(error),
             Err(error @ (BundleError::Missing(_) | BundleError::Unusable { .. })) => {
                 tracing::error!(%error, "the rules that were switched to can't be used; others decide");
                 Ok(None)
@@ -143,17 +150,24 @@ impl BundleStore {
     }
 
     /// The topic by key; it is small: one record a bundle that was ever current, compacted.
-    fn stored(&self) -> Result<BTreeMap<Vec<u8>, Bytes>, BusError> {
+    fn stored(&self) -> Result<BTreeMap<Vec<u8>, Bytes>, BundleError> {
         let topic = self.topics.bundles();
-        let end = self.bus.ends(&topic, 0)?;
+        let ends = self.bus.ends(&topic, 0)?;
         let mut reader = self.bus.reader()?;
-        reader.seek(&topic, 0, end.start)?;
-        let mut rows = BTreeMap::new();
-        while reader.position(&topic, 0)? < end.end {
-            for record in reader.poll(100, Duration::from_millis(200))? {
+        reader.seek(&topic, 0, ends.start)?;
+        let (mut rows, mut heard) = (BTreeMap::new(), Instant::now());
+        let mut at = reader.position(&topic, 0)?;
+        while at < ends.end {
+            for record in reader.poll(100, WAIT)? {
                 if let (Some(key), Some(value)) = (record.key, record.value) {
                     rows.insert(key, value);
                 }
+            }
+            let before = std::mem::replace(&mut at, reader.position(&topic, 0)?);
+            if at > before {
+                heard = Instant::now();
+            } else if heard.elapsed() > self.patience {
+                return Err(BundleError::Stalled { topic, at, end: ends.end });
             }
         }
         Ok(rows)
@@ -164,7 +178,7 @@ impl BundleStore {
 mod tests {
     use super::*;
     use crate::bus::embedded::{EmbeddedBus, Fault, WallClock};
-    use crate::bus::topics;
+    use crate::bus::{Ends, Membership, Reader, Session, TopicSpec, TopicState, topics};
     use std::sync::atomic::{AtomicBool, Ordering};
 
     fn bundle(path: &str) -> Arc<Bundle> {
@@ -202,5 +216,52 @@ mod tests {
         assert!(announce(&mut third).unwrap());
         assert!(!announce(&mut second).unwrap());
         assert!(announce(&mut of("b")).unwrap(), "who starts a process means it");
+    }
+
+    /// What was written last is held by a transaction that nobody ends.
+    struct Hanging(EmbeddedBus);
+
+    impl Bus for Hanging {
+        fn reader(&self) -> Result<Box<dyn Reader>, BusError> {
+            self.0.reader()
+        }
+        fn ends(&self, topic: &str, partition: u32) -> Result<Ends, BusError> {
+            let Ends { start, end } = self.0.ends(topic, partition)?;
+            Ok(Ends { start, end: end + 1 })
+        }
+        fn join(&self, _: &Membership) -> Result<Box<dyn Session>, BusError> {
+            unreachable!("nobody joins")
+        }
+        fn commit_markers(&self) -> i64 {
+            unreachable!("nobody commits")
+        }
+        fn partitions(&self, topic: &str) -> Result<Option<u32>, BusError> {
+            self.0.partitions(topic)
+        }
+        fn append(&self, records: Vec<Outgoing>) -> Result<(), BusError> {
+            self.0.append(records)
+        }
+        fn describe(&self, topics: &[String]) -> Result<Vec<TopicState>, BusError> {
+            self.0.describe(topics)
+        }
+        fn create(&self, specs: &[TopicSpec]) -> Result<(), BusError> {
+            self.0.create(specs)
+        }
+        fn configure(&self, topic: &str, settings: &BTreeMap<String, String>) -> Result<(), BusError> {
+            self.0.configure(topic, settings)
+        }
+    }
+
+    #[test]
+    fn a_topic_whose_end_never_comes_is_an_error_and_no_rules_are_taken_for_lost() {
+        let names = TopicNames::new("");
+        let bus = Hanging(EmbeddedBus::memory(Arc::new(WallClock)));
+        bus.create(&[topics::source(&names.bundles(), 1)]).unwrap();
+        let own = bundle("a");
+        let mut store = BundleStore::new(Arc::new(bus), names, Arc::clone(&own));
+        store.patience = Duration::from_millis(300);
+        let refused = store.announce(&mut Announcement::of(own), 1);
+        assert!(matches!(refused, Err(BundleError::Stalled { at: 0, end: 1, .. })), "{refused:?}");
+        assert!(matches!(store.usable("another"), Err(BundleError::Stalled { .. })));
     }
 }

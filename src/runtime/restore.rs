@@ -29,7 +29,7 @@ const LOAD_BYTES: usize = 32 << 20;
 /// others.
 const LONG: i64 = 10_000;
 /// How long nothing may come although the end is not reached: transactions that hang are aborted by the broker within 10 s.
-const STALLED: Duration = Duration::from_secs(60);
+pub(super) const STALLED: Duration = Duration::from_secs(60);
 const WAIT: Duration = Duration::from_millis(200);
 
 #[derive(Debug, thiserror::Error)]
