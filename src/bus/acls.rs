@@ -288,6 +288,12 @@ pub fn group_of_workers(names: &TopicNames, target: &TargetName) -> String {
     format!("{}worker.{target}", names.prefix)
 }
 
+/// What the transactional ids of a group's members begin with. No group's name can hold the colon: the ids of `wiki`'s workers would
+/// else be among those of `wiki-eu`'s, as would be what they are allowed.
+pub fn transactional_ids_of(group: &str) -> String {
+    format!("{group}:")
+}
+
 fn worker(names: &TopicNames, target: &TargetName) -> Vec<Grant> {
     let mut grants = member(&group_of_workers(names, target));
     grants.extend(reads([names.commands(target)], "commands"));
@@ -305,7 +311,7 @@ fn member(group: &str) -> Vec<Grant> {
         literal(Kind::Group, group.to_owned(), &[Operation::Read], "it shares the partitions with others of its kind"),
         prefixed(
             Kind::TransactionalId,
-            &format!("{group}-"),
+            &transactional_ids_of(group),
             &[Operation::Write],
             "outputs and offsets are committed together; each process has an id of its own",
         ),
@@ -359,7 +365,7 @@ mod tests {
         processor
           Describe, DescribeConfigs on topic lockstep.*
           Read on group lockstep.processor
-          Write on transactional id lockstep.processor-*
+          Write on transactional id lockstep.processor:*
           Read on topic hr.workers
           Read on topic idp.users
           Read on topic lockstep.results
@@ -377,7 +383,7 @@ mod tests {
         worker:directory
           Describe, DescribeConfigs on topic lockstep.*
           Read on group lockstep.worker.directory
-          Write on transactional id lockstep.worker.directory-*
+          Write on transactional id lockstep.worker.directory:*
           Read on topic lockstep.commands.directory
           Read, Write on topic lockstep.lanes.directory
           Write on topic lockstep.results
@@ -406,11 +412,20 @@ mod tests {
     }
 
     #[test]
+    fn no_worker_of_a_target_may_use_an_id_of_another_target_s() {
+        let names = TopicNames::new("lockstep.");
+        let ids = |target: &str| transactional_ids_of(&group_of_workers(&names, &target.into()));
+        let (wiki, wiki_eu) = (ids("wiki"), ids("wiki-eu"));
+        assert_ne!(format!("{wiki}eu-1"), format!("{wiki_eu}1"));
+        assert!(!wiki_eu.starts_with(&wiki), "nor may it be granted them");
+    }
+
+    #[test]
     fn a_grant_reads_as_options_of_kafka_acls() {
-        let grant = prefixed(Kind::TransactionalId, "lockstep.processor-", &[Operation::Write], "");
+        let grant = prefixed(Kind::TransactionalId, "lockstep.processor:", &[Operation::Write], "");
         assert_eq!(
             grant.options(),
-            "--operation Write --transactional-id lockstep.processor- --resource-pattern-type prefixed"
+            "--operation Write --transactional-id lockstep.processor: --resource-pattern-type prefixed"
         );
     }
 
@@ -422,20 +437,20 @@ mod tests {
             literal(Kind::Topic, "p.inbox".into(), &[Operation::Read, Operation::Write], ""),
             literal(Kind::Topic, "p.absent".into(), &[Operation::Read], ""),
             literal(Kind::Group, "p.processor".into(), &[Operation::Read], ""),
-            prefixed(Kind::TransactionalId, "p.processor-", &[Operation::Write], ""),
+            prefixed(Kind::TransactionalId, "p.processor:", &[Operation::Write], ""),
         ];
         let all = BTreeSet::from([Operation::Read, Operation::Write, Operation::Describe, Operation::DescribeConfigs]);
         let mut told = Told {
             topics: own.iter().map(|topic| (topic.clone(), Some(all.clone()))).collect(),
             groups: [("p.processor".to_owned(), Some(all.clone()))].into(),
-            transactional_ids: [("p.processor-".to_owned(), true)].into(),
+            transactional_ids: [("p.processor:".to_owned(), true)].into(),
         };
         told.topics.insert("p.absent".into(), None);
         assert!(missing(&grants, &own, &told).is_empty());
         told.topics.insert("p.state".into(), Some([Operation::Describe].into()));
         told.topics.insert("p.inbox".into(), Some([Operation::Describe, Operation::DescribeConfigs].into()));
         told.groups.insert("p.processor".into(), Some(BTreeSet::new()));
-        told.transactional_ids.insert("p.processor-".into(), false);
+        told.transactional_ids.insert("p.processor:".into(), false);
         let missing = missing(&grants, &own, &told);
         let shown: Vec<String> = missing.iter().map(|g| format!("{:?} {}", g.operations, g.resource)).collect();
         assert_eq!(
@@ -444,7 +459,7 @@ mod tests {
                 "[DescribeConfigs] topic p.*",
                 "[Read, Write] topic p.inbox",
                 "[Read] group p.processor",
-                "[Write] transactional id p.processor-*",
+                "[Write] transactional id p.processor:*",
             ]
         );
     }

@@ -4,7 +4,7 @@
 
 use super::denied;
 use super::token::Tokens;
-use crate::bus::{BusError, Membership};
+use crate::bus::{BusError, Membership, acls};
 use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
 use rdkafka::client::OAuthToken;
@@ -243,7 +243,8 @@ impl KafkaSettings {
 
     /// A member's outputs. The id follows from group and instance, so that a restart aborts at once what it left open.
     pub(super) fn committer(&self, membership: &Membership) -> ClientConfig {
-        self.transactional(&format!("{}-{}", membership.group, membership.instance), BATCH_BYTES)
+        let id = format!("{}{}", acls::transactional_ids_of(&membership.group), membership.instance);
+        self.transactional(&id, BATCH_BYTES)
     }
 
     /// What comes in by hand: every process has an id of its own, as nobody takes its place.
@@ -605,7 +606,7 @@ mod tests {
         let m = membership();
         assert_eq!(settings.member(&m).get("session.timeout.ms"), Some("15000"));
         assert_eq!(settings.committer(&m).get("linger.ms"), Some("0"));
-        assert_eq!(settings.committer(&m).get("transactional.id"), Some("lockstep-a"));
+        assert_eq!(settings.committer(&m).get("transactional.id"), Some("lockstep:a"));
         assert_eq!(settings.committer(&m).get("batch.size"), Some("500000"), "no batch above the largest record");
         assert_eq!(settings.member(&m).get("receive.message.max.bytes"), Some("105906176"));
         let (fetches, receives) = (("fetch.max.bytes", "200000000"), ("receive.message.max.bytes", "300000000"));

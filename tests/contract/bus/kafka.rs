@@ -91,7 +91,7 @@ impl Bed for KafkaBed {
         }
         let producer: BaseProducer = config
             .set("bootstrap.servers", &self.bootstrap)
-            .set("transactional.id", format!("{}-{}", member.group, member.instance))
+            .set("transactional.id", format!("{}:{}", member.group, member.instance))
             .create()
             .unwrap();
         producer.init_transactions(PATIENCE).unwrap();
