@@ -98,8 +98,8 @@ fn guard(world: &World) -> PartitionId {
 
 /// Commits in which the Guard has counted.
 fn counted(world: &World) -> BTreeSet<usize> {
-    let rows = key::entity(&Address::guard(TENANT.into()).entity);
-    let counted = world.bus.by_commit(&world.topics.state(), |row| row.key.as_ref()?.starts_with(&rows).then_some(()));
+    let head = key::row(&Address::guard(TENANT.into()).entity, key::HEAD);
+    let counted = world.bus.by_commit(&world.topics.state(), |row| (*row.key.as_ref()? == head).then_some(()));
     counted.into_iter().map(|(commit, ())| commit).collect()
 }
 
@@ -113,19 +113,28 @@ fn clock(world: &World) -> BTreeMap<usize, i64> {
     clocks.into_iter().collect()
 }
 
-/// What the Guard let through and told through the inbox.
+/// What the Guard let through and didn't take effect at once: it went through the inbox, or waited for an identity that was set
+/// aside, or both. Each once, when it was given.
 fn permits(world: &World) -> Vec<(usize, (Removal, SourceName))> {
-    world.bus.by_commit(&world.topics.inbox(), |record| {
-        let InboxRecord::Message(message) = envelope::open(record.value.as_ref()?).expect("an inbox record") else {
-            return None;
-        };
+    let permit = |value: &[u8]| {
+        let InboxRecord::Message(message) = envelope::open(value).expect("an inbox record") else { return None };
         match (message.to.entity, message.body) {
-            (EntityKey::Identity { identity, .. }, Body::Permit { target, answer: PermitAnswer::Granted, .. }) => {
-                Some(((identity, target, message.cause.event.to_string()), message.cause.source))
+            (EntityKey::Identity { identity, .. }, Body::Permit { target, answer: PermitAnswer::Granted, epoch }) => {
+                let event = message.cause.event.to_string();
+                Some((epoch, ((identity, target, event), message.cause.source)))
             }
             _ => None,
         }
-    })
+    };
+    let mut permits = world.bus.by_commit(&world.topics.inbox(), |record| permit(record.value.as_ref()?));
+    permits.extend(world.bus.by_commit(&world.topics.state(), |row| {
+        let (_, name) = key::parse(row.key.as_ref()?)?;
+        permit(row.value.as_ref().filter(|_| name.starts_with(key::WAITING))?)
+    }));
+    permits.sort_by_key(|(commit, _)| *commit);
+    let mut given = BTreeSet::new();
+    permits.retain(|(_, (epoch, ((identity, target, _), _)))| given.insert((identity.clone(), target.clone(), *epoch)));
+    permits.into_iter().map(|(commit, (_, permit))| (commit, permit)).collect()
 }
 
 /// The commands that take access away.

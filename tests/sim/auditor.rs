@@ -298,7 +298,7 @@ fn bad_input(world: &World) -> Result<(), String> {
     }
 }
 
-/// Nothing in any story is more than Lockstep can handle.
+/// Nobody is set aside for good: nothing in any story is more than Lockstep can handle, once what is wrong with its state is mended.
 fn quarantined(world: &World) -> Result<(), String> {
     match rows_of(world, |_, name| name == key::QUARANTINE).into_iter().next() {
         Some((of, ..)) => Err(format!("{of} is in quarantine")),
@@ -307,7 +307,7 @@ fn quarantined(world: &World) -> Result<(), String> {
 }
 
 /// Rows of entities, as they are committed: in packs, and beside them.
-fn rows_of(world: &World, chosen: impl Fn(&EntityKey, &str) -> bool) -> Vec<(EntityKey, String, Vec<u8>)> {
+pub fn rows_of(world: &World, chosen: impl Fn(&EntityKey, &str) -> bool) -> Vec<(EntityKey, String, Vec<u8>)> {
     world.bus.rows(&world.topics.state(), |rows| {
         let packed = rows.iter().filter(|((_, row_key), _)| key::pack_of(row_key).is_some()).flat_map(|(_, row)| {
             let pack = Pack::open(row).expect("a pack of this release");

@@ -52,6 +52,11 @@ pub fn state(topic: &str, rows: &Table) -> Vec<Outgoing> {
         } else if key::open_of(row_key).is_some() || *row_key == key::meta("format") {
             put(row_key.clone(), None);
         } else if let Some((of, name)) = key::parse(row_key) {
+            if name == key::QUARANTINE {
+                put(row_key.clone(), None);
+                put(key::formerly(&of, &name), Some(row.clone()));
+                continue;
+            }
             let now = if name.starts_with(key::TIMER) { row[..8].to_vec() } else { former(&of, &name, row) };
             put(row_key.clone(), Some(now));
         }

@@ -9,6 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's unwrap is an assertion")]
 
 mod allowance;
+mod aside;
 mod auditor;
 mod bus;
 mod disk;
@@ -47,7 +48,7 @@ fn run(seed: u64) -> Result<Counted, String> {
     let mut world = World::new(seed, EVENTS);
     world.tell()?;
     world.mend();
-    world.rest()?;
+    world.release()?;
     world.watch()?;
     auditor::at_rest(&world)?;
     world.tidy_up()?;
@@ -58,6 +59,7 @@ fn run(seed: u64) -> Result<Counted, String> {
     auditor::after_the_grace(&world)?;
     allowance::kept(&world)?;
     auditor::time_goes_on(&world)?;
+    let aside = aside::kept(&world)?;
 
     let mut serial = World::serial(seed, EVENTS);
     serial.tell_serially()?;
@@ -67,6 +69,7 @@ fn run(seed: u64) -> Result<Counted, String> {
     allowance::kept(&serial)?;
     auditor::same(&world, &serial)?;
     let mut counted = world.counted();
+    counted.extend(aside);
     counted.extend(world.story.kinds.iter().map(|(kind, count)| (*kind, *count)));
     Ok(counted)
 }

@@ -53,6 +53,8 @@ pub enum Operate {
     RejectOne(&'static str, String),
     Redrive,
     Drop,
+    /// Of whoever is set aside.
+    Retry,
 }
 
 #[derive(Clone, Debug)]
@@ -588,7 +590,7 @@ impl Writer {
     fn operate(&mut self) {
         let target = *self.random.pick(&crate::rules::TARGETS);
         let worker = self.some_worker();
-        let (kind, operate) = match self.random.below(12) {
+        let (kind, operate) = match self.random.below(13) {
             0..3 => ("release", Operate::Release(None)),
             3 => ("release", Operate::Release(Some(target))),
             4 => ("reject", Operate::Reject(Some(target))),
@@ -596,7 +598,8 @@ impl Writer {
             6..8 => ("release of one", Operate::ReleaseOne(target, worker)),
             8 => ("reject of one", Operate::RejectOne(target, worker)),
             9..11 => ("redrive", Operate::Redrive),
-            _ => ("drop of a dead letter", Operate::Drop),
+            11 => ("drop of a dead letter", Operate::Drop),
+            _ => ("retry of what is set aside", Operate::Retry),
         };
         self.count(kind);
         self.push(What::Operate(operate));

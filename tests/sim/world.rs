@@ -1,5 +1,6 @@
 //! One simulated installation: processes that turn, hang, crash and come back, a clock that nobody but the simulator moves.
 
+use crate::aside;
 use crate::auditor;
 use crate::bus::SimBus;
 use crate::disk::Disk;
@@ -20,11 +21,13 @@ use lockstep::entity::{Held, key};
 use lockstep::lane::{Ended, RetryPolicy};
 use lockstep::model::topic::TopicNames;
 use lockstep::model::{
-    AccountId, Action, Alert, AlertState, DeadLetter, DecisionKind, ErrorClass, IdentityId, Intent, Operation, Outcome,
-    TargetName, Timestamp, envelope,
+    AccountId, Action, Address, Alert, AlertKind, AlertState, DeadLetter, DecisionKind, EntityKey, ErrorClass,
+    IdentityId, Intent, Operation, Outcome, TargetName, Timestamp, envelope,
 };
 use lockstep::rules::PublicFormat;
-use lockstep::runtime::{Announcement, Codecs, Now, Processor, ProcessorSettings, Publisher, RestoreSettings};
+use lockstep::runtime::{
+    Announcement, Codecs, Now, Processor, ProcessorSettings, Publisher, Quarantined, RestoreSettings,
+};
 use lockstep::store::memory::MemorySnapshot;
 use lockstep::telemetry::Metrics;
 use lockstep::worker::{CallId, Completion, LaneLoop, LaneSettings, Newest, StartedCall, make};
@@ -36,7 +39,10 @@ use std::time::{Duration, Instant};
 
 mod mishaps;
 mod processes;
+mod set_aside;
 mod watch;
+
+use set_aside::{Damage, RECORD_BYTES};
 
 const GROUP: &str = "lockstep.processor";
 /// One exchange with a target; a call that changes something makes two before it can have changed it.
@@ -97,6 +103,9 @@ struct Process {
 struct ProcessorProcess {
     process: Process,
     running: Option<Processor>,
+    /// Its own limit, for it may be told too small a one for a while.
+    record_bytes: usize,
+    limited_until: i64,
 }
 
 struct WorkerProcess {
@@ -161,6 +170,9 @@ pub struct World {
     /// Open alerts by key.
     pub alerts: BTreeMap<String, Alert>,
     alerts_read: usize,
+    /// Alerts of those who were set aside, by key: when each was resolved last.
+    released: BTreeMap<String, i64>,
+    damages: Vec<Damage>,
     rejected: BTreeSet<AccountId>,
     decisions_read: usize,
     results_read: usize,
@@ -207,7 +219,12 @@ impl World {
             Process { instance, disk, old_disk, off: VirtualClock::default(), not_before: 0, idle_at: -1 }
         };
         let processors = (0..layout.processors)
-            .map(|n| ProcessorProcess { process: process(format!("p{n}")), running: None })
+            .map(|n| ProcessorProcess {
+                process: process(format!("p{n}")),
+                running: None,
+                record_bytes: RECORD_BYTES,
+                limited_until: 0,
+            })
             .collect();
         let workers = TARGETS
             .iter()
@@ -243,6 +260,8 @@ impl World {
             logs: Logs::default(),
             alerts: BTreeMap::new(),
             alerts_read: 0,
+            released: BTreeMap::new(),
+            damages: Vec::new(),
             rejected: BTreeSet::new(),
             decisions_read: 0,
             results_read: 0,
@@ -264,6 +283,7 @@ impl World {
                 self.update_from_the_former_release();
                 updated = true;
             }
+            self.mend_state(false);
             match self.random.below(1_000) {
                 0..100 => {
                     if let Some(step) = steps.next() {
@@ -312,6 +332,7 @@ impl World {
             process.off.set(Timestamp(0));
             process.not_before = 0;
         }
+        self.mend_state(true);
         // What some process took for the present has to become the past, or its timers are still to come for the others.
         self.clock.set(Timestamp(self.latest.max(self.now()) + 1));
     }
@@ -485,6 +506,7 @@ impl World {
             Operate::RejectOne(target, worker) => vec![reject(of(self, target, worker))],
             Operate::Redrive => self.dead_letters().into_iter().map(redrive).collect(),
             Operate::Drop => self.dead_letters().into_iter().take(1).map(drop_letter).collect(),
+            Operate::Retry => self.set_aside().into_iter().map(retry).collect(),
         };
         for action in actions {
             self.operations += 1;
@@ -539,6 +561,10 @@ fn drop_letter(letter: DeadLetter) -> Action {
     let DeadLetter { command, .. } = letter;
     let (target, account, identity) = (command.target, command.account, command.identity);
     Action::Drop { target, account, identity, routing_key: command.routing_key }
+}
+
+fn retry(Address { routing_key, entity }: Address) -> Action {
+    Action::QuarantineRetry { entity, routing_key }
 }
 
 /// Of one way of an exchange: most are fast, some take half of what an exchange may.

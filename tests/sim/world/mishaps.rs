@@ -4,7 +4,7 @@ use super::*;
 
 impl World {
     pub(super) fn go_wrong(&mut self) {
-        match self.random.below(14) {
+        match self.random.below(17) {
             0 if self.faults.happens("processor crash", 600) => {
                 let which = self.random.below(self.processors.len() as u64) as usize;
                 self.processors[which].running = None;
@@ -51,6 +51,8 @@ impl World {
                 }
             }
             11 if self.faults.happens("process stopped and started", 400) => self.stop_one(),
+            12 | 13 => self.damage(),
+            14 => self.limit_rows(),
             _ => {
                 let process = self.some_process();
                 process.old_disk = process.disk.snapshot();
@@ -108,6 +110,8 @@ impl World {
 
     /// All processors stop, and the state becomes what the former release would have left: the next start is an update.
     pub(super) fn update_from_the_former_release(&mut self) {
+        // What is set aside stays so; only what can be read can be written as the former release would have.
+        self.mend_state(true);
         let was_calm = self.faults.is_calm();
         self.faults.calm(true);
         for processor in &mut self.processors {
@@ -172,7 +176,11 @@ impl World {
                 break;
             }
         }
-        let found = if self.bus.is_read(GROUP) { self.watch() } else { Err("processors don't catch up".to_owned()) };
+        let found = if self.bus.is_read(GROUP) {
+            self.watch().and_then(|()| aside::others_go_on(self))
+        } else {
+            Err("processors don't catch up".to_owned())
+        };
         self.faults.calm(false);
         found
     }

@@ -52,7 +52,7 @@ impl World {
             group: GROUP.to_owned(),
             instance: process.instance.clone(),
             inbox_partitions: self.layout.inbox_partitions,
-            record_bytes: 1 << 20,
+            record_bytes: self.processors[which].record_bytes,
             dead_letter_bytes: 1 << 20,
             through_inbox: self.layout.through_inbox,
             cache_bytes: 4 << 10,

@@ -21,7 +21,12 @@ impl World {
                 }
                 let since = self.unwanted.entry(key).or_insert((account.clone(), now)).1;
                 let open = self.alerts.contains_key(&format!("deprovision/{account}"));
-                if now - since > rules::DEADLINE_MS + ALERT_SLACK_MS && !open && !self.is_rejected(&account) {
+                let (deadline, aside_until) = (since + rules::DEADLINE_MS, self.aside_until(worker));
+                if aside_until == now && now - deadline > ALERT_SLACK_MS && !open {
+                    self.faults.count("overdue while set aside");
+                }
+                let due = deadline.max(aside_until);
+                if now - due > ALERT_SLACK_MS && !open && !self.is_rejected(&account) {
                     return Err(format!(
                         "{target}: {worker} ({account}) is unwanted for {} s, can still get in, and no alert is open\n{}",
                         (now - since) / 1_000,
@@ -33,12 +38,25 @@ impl World {
         Ok(())
     }
 
+    /// Until when an alert said that nobody hears of this worker.
+    fn aside_until(&self, worker: &str) -> i64 {
+        let alerts = aside::depends_on(worker).map(|of| aside::alert_of(&of));
+        let until = alerts.iter().map(|alert| match self.alerts.contains_key(alert) {
+            true => self.now(),
+            false => self.released.get(alert).copied().unwrap_or_default(),
+        });
+        until.max().unwrap_or_default()
+    }
+
     /// Follows the alerts, and what operators rejected.
     pub(super) fn read_on(&mut self) {
         for alert in self.logs.alerts.all(&self.bus, &self.topics.alerts()).iter().skip(self.alerts_read) {
             match alert.state {
                 AlertState::Raised => drop(self.alerts.insert(alert.key.clone(), alert.as_ref().clone())),
                 AlertState::Resolved => drop(self.alerts.remove(&alert.key)),
+            }
+            if alert.kind == AlertKind::Quarantined && alert.state == AlertState::Resolved {
+                self.released.insert(alert.key.clone(), alert.at.0.min(self.clock.now().0));
             }
             self.alerts_read += 1;
         }
