@@ -340,6 +340,10 @@ fn routed(step: &mut Step, me: &Me, head: &mut RecordHead, verdict: RouteVerdict
     match verdict {
         RouteVerdict::Granted => {
             head.route = Route::Granted;
+            if me.anchor && !head.present {
+                // Removed while the Route was asked: as anybody else who left, they hold what they held.
+                hold(step, me, head, correlation_values(me.correlate, &head.attributes), &me.minted());
+            }
             publish(step, me, head);
         }
         RouteVerdict::MovedTo(to) => {
@@ -391,7 +395,9 @@ fn publish(step: &mut Step, me: &Me, head: &mut RecordHead) {
                 step.decide(me.tenant, Some(identity), DecisionKind::IdentityMinted);
             }
         }
-        hold(step, me, head, values, &identity);
+        if head.present {
+            hold(step, me, head, values, &identity);
+        }
         let body = if head.present { me.changed(head) } else { me.gone(head.time) };
         step.send(identity, body);
         return;
@@ -407,9 +413,6 @@ fn publish(step: &mut Step, me: &Me, head: &mut RecordHead) {
 
 /// An anchor's record holds its values; what a leaver held stays held, so that their other records still find them.
 fn hold(step: &mut Step, me: &Me, head: &mut RecordHead, values: BTreeMap<String, String>, identity: &Address) {
-    if !head.present {
-        return;
-    }
     for (attribute, value) in &values {
         if head.values.get(attribute) != Some(value) {
             step.send(Address::index(me.tenant.clone(), attribute, value), Body::Hold { holder: identity.clone() });

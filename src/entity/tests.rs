@@ -94,8 +94,8 @@ struct Town {
     continued: usize,
     /// Who is fired before the next of them.
     fired_between: Option<String>,
-    /// What the Guard has not come to: its partition is away.
-    waiting_for_guard: Option<Vec<Message>>,
+    /// What the Guard and Routes have not come to: their partitions are away.
+    waiting_elsewhere: Option<Vec<Message>>,
 }
 
 struct TownRows<'a>(&'a BTreeMap<Vec<u8>, Vec<u8>>, Vec<u8>);
@@ -134,7 +134,7 @@ impl Town {
             offset: 0,
             continued: 0,
             fired_between: None,
-            waiting_for_guard: None,
+            waiting_elsewhere: None,
         }
     }
 
@@ -147,7 +147,9 @@ impl Town {
                     self.fire(&number);
                 }
             }
-            if let (EntityKey::Guard { .. }, Some(waiting)) = (&to.entity, &mut self.waiting_for_guard) {
+            if let (EntityKey::Guard { .. } | EntityKey::Route { .. }, Some(waiting)) =
+                (&to.entity, &mut self.waiting_elsewhere)
+            {
                 waiting.push(Message { to, body, cause });
                 continue;
             }
@@ -307,9 +309,9 @@ impl Town {
         self.deliver(Message { to, body: Body::Result(result.into()), cause });
     }
 
-    /// The Guard comes back, and to what has waited for it.
-    fn guard_returns(&mut self) {
-        self.waiting_for_guard.take().into_iter().flatten().for_each(|message| self.deliver(message));
+    /// Guard and Routes come back, and to what has waited for them.
+    fn others_return(&mut self) {
+        self.waiting_elsewhere.take().into_iter().flatten().for_each(|message| self.deliver(message));
     }
 
     fn verify_all(&mut self) {

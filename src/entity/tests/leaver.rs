@@ -182,11 +182,11 @@ fn what_becomes_urgent_while_the_guard_is_asked_is_not_held() {
     town.hire("1", "Legal");
     town.verify_all();
     town.commanded();
-    town.waiting_for_guard = Some(Vec::new());
+    town.waiting_elsewhere = Some(Vec::new());
     town.fire("1");
     town.tell("hr", "w1", "number=1 name=Augusta department=Legal status=left reason=security");
     assert_eq!(town.commanded(), [""; 0], "the Guard has not answered yet");
-    town.guard_returns();
+    town.others_return();
     assert_eq!(town.commanded(), ["disable directory 2"]);
 }
 
@@ -203,11 +203,11 @@ fn a_redrive_gives_nothing_to_a_leaver_whose_removal_is_held() {
         let account = create.account.clone();
         town.operate(to, Action::Redrive { target: "directory".into(), account, identity, routing_key });
     };
-    town.waiting_for_guard = Some(Vec::new());
+    town.waiting_elsewhere = Some(Vec::new());
     town.fire("1");
     redrive(&mut town);
     assert_eq!(town.commanded(), [""; 0], "the Guard is asked");
-    town.guard_returns();
+    town.others_return();
     redrive(&mut town);
     assert_eq!(town.commanded(), [""; 0], "held");
     town.operate(Address::guard("acme".into()), Action::GuardRelease { target: None, account: None });

@@ -71,3 +71,17 @@ fn a_removal_without_an_order_takes_nobody_away_who_came_after_it() {
     town.deliver(Message { to, body: Body::Source(elsewhere.into()), cause });
     assert_eq!(town.commands.last().unwrap().op, Op::Disable);
 }
+
+#[test]
+fn who_is_removed_before_the_route_has_answered_holds_their_values_as_anybody_who_left() {
+    for away in [false, true] {
+        let mut town = Town::with(bundle(100, true));
+        town.waiting_elsewhere = away.then(Vec::new);
+        town.tell_as("hr", "w1", "e-1", Some(1), "number=w1 name=Ada department=Legal status=active");
+        town.tell_as("hr", "w1", "e-2", Some(2), "gone");
+        town.others_return();
+        town.tell("idp", "u1", "number=w1 phone=1");
+        let linked = DecisionKind::RecordLinked { source: "idp".to_owned(), record: "u1".to_owned() };
+        assert_eq!(town.decided(&linked), 1, "the Route is away: {away}");
+    }
+}
