@@ -5,12 +5,12 @@ use crate::target::plain;
 use crate::truth::{Account, Wanted};
 use crate::world::{BAD, World};
 use lockstep::entity::pack::Pack;
-use lockstep::entity::{AccountRow, IdentityHead, IdentityRecord, Removal, key};
+use lockstep::entity::{AccountRow, AccountState, IdentityHead, IdentityRecord, Removal, key};
 use lockstep::lane::{Lane, Work};
 use lockstep::model::{
     AccountId, Command, Decision, DecisionKind, EntityKey, Generation, Outcome, ResultEvent, envelope,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// What must hold whenever everything is at rest and nothing goes wrong any more, before operators tidy up.
@@ -22,6 +22,7 @@ pub fn at_rest(world: &World) -> Result<(), String> {
         ends(world, target, &commands, &last)?;
     }
     commanded(world)?;
+    removals(world)?;
     held(world)?;
     bad_input(world)?;
     quarantined(world)
@@ -44,7 +45,8 @@ pub fn same(one: &World, other: &World) -> Result<(), String> {
         for worker in &one.story.workers {
             let account = one.account(worker, target);
             let unknown = one.wanted(worker, target) == Wanted::Unknown;
-            if unknown || one.is_rejected(&account) || other.is_rejected(&account) {
+            let left_to_a_person = |world: &World| world.is_rejected(&account) || world.is_kept(&account);
+            if unknown || left_to_a_person(one) || left_to_a_person(other) {
                 continue;
             }
             let (mine, theirs) = (shown.get(&account), others.get(&account));
@@ -126,7 +128,8 @@ pub fn after_the_grace(world: &World) -> Result<(), String> {
         for worker in &world.story.workers {
             let account = world.account(worker, target);
             let left = shown.get(&account);
-            if world.wanted(worker, target) == Wanted::None && left.is_some() && !world.is_rejected(&account) {
+            let is_kept = || world.is_rejected(&account) || world.is_kept(&account);
+            if world.wanted(worker, target) == Wanted::None && left.is_some() && !is_kept() {
                 return Err(format!(
                     "{target}: {worker} ({account}) is out for more than {} days, and {left:?} is left\n{}",
                     GRACE_MS / 86_400_000,
@@ -256,13 +259,65 @@ fn commanded(world: &World) -> Result<(), String> {
     }
 }
 
-/// What the Guard holds is what is frozen, and nothing else: a removal that nobody can release would stay for ever.
+/// While the clock of a removal runs nobody is given access, and an operator who keeps an account that is disabled stops no clock:
+/// that the access is gone is still to be seen.
+fn removals(world: &World) -> Result<(), String> {
+    let mut active: BTreeMap<(AccountId, Generation), bool> = BTreeMap::new();
+    for command in TARGETS.iter().flat_map(|target| commands(world, target)) {
+        active.insert((command.account.clone(), command.generation), command.desired.active);
+    }
+    let (mut running, mut has_access) = (BTreeSet::new(), BTreeMap::new());
+    for decision in decisions(world) {
+        let Some(account) = &decision.account else { continue };
+        match &decision.kind {
+            DecisionKind::DeprovisionOpened { .. } => drop(running.insert(account.clone())),
+            DecisionKind::DeprovisionRejected { operation } if has_access.get(account) == Some(&false) => {
+                return Err(format!("{account} was disabled, and {operation} stopped its clock"));
+            }
+            DecisionKind::DeprovisionVerified { .. }
+            | DecisionKind::DeprovisionCancelled
+            | DecisionKind::DeprovisionRejected { .. } => drop(running.remove(account)),
+            DecisionKind::Commanded { op } => {
+                let generation = decision.generation.ok_or(format!("{op} of {account} has no generation"))?;
+                let gives = active[&(account.clone(), generation)];
+                if gives && running.contains(account) {
+                    return Err(format!("{op} of {account}@{generation} gives access while its removal's clock runs"));
+                }
+                has_access.insert(account.clone(), gives);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// All that is known of accounts.
+pub fn account_rows(world: &World) -> Vec<AccountRow> {
+    let is_account =
+        |of: &EntityKey, name: &str| matches!(of, EntityKey::Identity { .. }) && name.starts_with("account/");
+    let rows = rows_of(world, is_account).into_iter();
+    rows.map(|(of, _, row)| envelope::open(&row).unwrap_or_else(|error| panic!("an account of {of}: {error}")))
+        .collect()
+}
+
+/// What the Guard holds is what is frozen, and nothing else: a removal that nobody can release would stay for ever. What is urgent
+/// it never holds.
 fn held(world: &World) -> Result<(), String> {
     let mut held: BTreeMap<AccountId, u64> = world.held().into_iter().map(|held| (held.account, held.epoch)).collect();
-    for (_, _, row) in
-        rows_of(world, |of, name| matches!(of, EntityKey::Identity { .. }) && name.starts_with("account/"))
-    {
-        let row: AccountRow = envelope::open(&row).map_err(|error| format!("an account's row: {error}"))?;
+    let is_urgent = |worker: &&String| {
+        let record = world.facts.workers.get(*worker);
+        record.is_some_and(|record| record.present && record.text("urgent").as_deref() == Some("yes"))
+    };
+    let urgent = world.story.workers.iter().filter(is_urgent);
+    let urgent: BTreeSet<AccountId> =
+        urgent.flat_map(|worker| TARGETS.map(|target| world.account(worker, target))).collect();
+    for row in account_rows(world) {
+        if matches!(row.removal, Removal::Held { .. })
+            && row.state == AccountState::Present
+            && urgent.contains(&row.account)
+        {
+            return Err(format!("{} is urgent, and held", row.account));
+        }
         match (&row.removal, held.remove(&row.account)) {
             (Removal::Held { epoch, .. }, Some(of)) if of == *epoch => {}
             (Removal::Held { .. }, of) => {

@@ -5,7 +5,7 @@
 //! the sources make of it: events come twice and late.
 
 use crate::random::Random;
-use crate::rules::{Choices, DESK_TOPIC, HR_TOPIC, IDP_TOPIC, TEAMS, UNKNOWN_DEPARTMENT, Version};
+use crate::rules::{Choices, DESK_TOPIC, GRACE_MS, HR_TOPIC, IDP_TOPIC, TARGETS, TEAMS, UNKNOWN_DEPARTMENT, Version};
 use crate::truth::{Facts, Holder, Record};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -173,7 +173,7 @@ impl Writer {
     }
 
     fn happen(&mut self) {
-        let roll = self.random.below(107);
+        let roll = self.random.below(114);
         match roll {
             0..14 => self.join(),
             14..18 => self.hire_ahead(),
@@ -195,6 +195,9 @@ impl Writer {
             98..100 => self.switch(),
             100..103 => self.hand_on(),
             103..105 => self.tie(),
+            107..110 => self.become_urgent(),
+            110..113 => self.redrive_leavers(),
+            113 => self.keep_disabled(),
             _ => self.blunder(),
         }
     }
@@ -389,6 +392,41 @@ impl Writer {
                 self.hr(&worker, &[("status", Some("left"))]);
                 self.at += self.random.below(500) as i64;
             }
+        }
+    }
+
+    /// Somebody leaves, and then it turns out that it can't wait: the Guard may have held it, or may not have answered yet.
+    fn become_urgent(&mut self) {
+        let Some(worker) = self.active_worker() else { return };
+        if self.random.percent(50) {
+            self.leave_all();
+        }
+        self.count("leaver who becomes urgent");
+        self.hr(&worker, &[("status", Some("left")), ("urgent", None)]);
+        self.at += self.random.below(200) as i64;
+        self.hr(&worker, &[("status", Some("left")), ("urgent", Some("yes"))]);
+    }
+
+    /// Dead letters are redriven while those whom they are about leave.
+    fn redrive_leavers(&mut self) {
+        self.leave_all();
+        self.at += self.random.below(60_000) as i64;
+        self.count("redrive while many leave");
+        self.push(What::Operate(Operate::Redrive));
+    }
+
+    /// Many have left and are out; when their disabled accounts are to be deleted, somebody wants to keep them.
+    fn keep_disabled(&mut self) {
+        self.count("rejected deletions");
+        self.leave_all();
+        self.badge();
+        self.at += 10 * 60_000;
+        self.push(What::Operate(Operate::Release(None)));
+        self.at += GRACE_MS;
+        for _ in 0..2 {
+            self.badge();
+            self.at += 10 * 60_000;
+            self.push(What::Operate(Operate::Reject(Some(TARGETS[0]))));
         }
     }
 
@@ -588,7 +626,7 @@ impl Writer {
     }
 
     fn operate(&mut self) {
-        let target = *self.random.pick(&crate::rules::TARGETS);
+        let target = *self.random.pick(&TARGETS);
         let worker = self.some_worker();
         let (kind, operate) = match self.random.below(13) {
             0..3 => ("release", Operate::Release(None)),

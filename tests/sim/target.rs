@@ -43,6 +43,8 @@ pub struct Contents {
     away_until: Timestamp,
     /// Accounts whose content it refuses.
     refused: BTreeSet<AccountId>,
+    /// Accounts that it lets nobody take away.
+    locked: BTreeSet<AccountId>,
 }
 
 pub struct SimTarget {
@@ -72,6 +74,7 @@ impl SimTarget {
     pub fn mend(&self) {
         let mut contents = self.contents.lock().unwrap();
         contents.refused.clear();
+        contents.locked.clear();
         contents.away_until = Timestamp::default();
     }
 
@@ -186,6 +189,12 @@ impl Connector for SimTarget {
             if self.contents.lock().unwrap().refused.contains(account) {
                 return Err(fails(ErrorClass::Invalid));
             }
+        }
+        if change.op == Op::Disable && self.faults.happens("disable refused", 15) {
+            self.contents.lock().unwrap().locked.insert(account.clone());
+        }
+        if change.op.is_deprovision() && self.contents.lock().unwrap().locked.contains(account) {
+            return Err(fails(ErrorClass::Permission));
         }
         let lie = self.faults.happens("lie", 40);
         let foreign = change.op == Op::Create && self.faults.below(4) == 0;

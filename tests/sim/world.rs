@@ -17,7 +17,7 @@ use lockstep::bus::topics::{self, Wishes};
 use lockstep::bus::{Bus, Outgoing, TopicSpec};
 use lockstep::codec::public::PublicCodec;
 use lockstep::codec::source::SourceDecoder;
-use lockstep::entity::{Held, key};
+use lockstep::entity::{AccountRow, Held, Removal, key};
 use lockstep::lane::{Ended, RetryPolicy};
 use lockstep::model::topic::TopicNames;
 use lockstep::model::{
@@ -505,7 +505,7 @@ impl World {
             Operate::ReleaseOne(target, worker) => vec![release(of(self, target, worker))],
             Operate::RejectOne(target, worker) => vec![reject(of(self, target, worker))],
             Operate::Redrive => self.dead_letters().into_iter().map(redrive).collect(),
-            Operate::Drop => self.dead_letters().into_iter().take(1).map(drop_letter).collect(),
+            Operate::Drop => self.dead_letters().into_iter().filter(may_be_dropped).take(1).map(drop_letter).collect(),
             Operate::Retry => self.set_aside().into_iter().map(retry).collect(),
         };
         for action in actions {
@@ -555,6 +555,11 @@ fn redrive(letter: DeadLetter) -> Action {
     let DeadLetter { command, .. } = letter;
     let (target, account, identity) = (command.target, command.account, command.identity);
     Action::Redrive { target, account, identity, routing_key: command.routing_key }
+}
+
+/// An operator who gave up a leaver's disable would have somebody stay in.
+fn may_be_dropped(letter: &DeadLetter) -> bool {
+    !letter.command.op.is_deprovision()
 }
 
 fn drop_letter(letter: DeadLetter) -> Action {

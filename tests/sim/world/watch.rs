@@ -86,6 +86,12 @@ impl World {
         self.rejected.contains(account)
     }
 
+    /// An operator decided that it is not deleted; disabled it is.
+    pub fn is_kept(&self, account: &AccountId) -> bool {
+        let rejected = |row: &AccountRow| row.account == *account && matches!(row.removal, Removal::Rejected { .. });
+        !self.rejections.is_empty() && auditor::account_rows(self).iter().any(rejected)
+    }
+
     /// What the Guard holds.
     pub fn held(&self) -> Vec<Held> {
         self.bus.rows(&self.topics.state(), |rows| {
