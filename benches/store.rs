@@ -23,7 +23,7 @@ fn store(c: &mut Criterion) {
         .map(|(key, value)| Write { key: key.clone(), value: Some(value.clone().into()), timer: None })
         .collect();
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let stores = DiskStores::open(folder.path(), MEMORY_MIB).expect("a new store opens");
+    let stores = DiskStores::open(folder.path(), MEMORY_MIB, "bench").expect("a new store opens");
     let mut store = stores.open("state", 0).expect("a new store opens");
     let mut position = 0;
     for batch in rows.chunks(BATCH) {

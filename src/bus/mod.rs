@@ -137,6 +137,8 @@ pub trait Bus: Send + Sync {
     fn join(&self, membership: &Membership) -> Result<Box<dyn Session>, BusError>;
     fn reader(&self) -> Result<Box<dyn Reader>, BusError>;
     fn ends(&self, topic: &str, partition: u32) -> Result<Ends, BusError>;
+    /// What tells this bus from any other: offsets of one mean nothing on another.
+    fn identity(&self) -> Result<String, BusError>;
     /// Offsets that a commit takes behind its records, in each partition that it writes to.
     fn commit_markers(&self) -> i64;
     /// Partitions of a topic; None where it doesn't exist.

@@ -114,7 +114,10 @@ impl Parts {
             return Ok(None);
         };
         let Config { installation, bundle, .. } = config;
-        let stores = DiskStores::open(state, installation.store_mib()).map_err(|error| {
+        // A changelog's name is the prefix and what the store itself is named by.
+        let origin =
+            format!("{} {}", bus.identity().map_err(|error| runtime::bus_failure(&error))?, layout.names.prefix);
+        let stores = DiskStores::open(state, installation.store_mib(), &origin).map_err(|error| {
             Failure::new(Exit::Failed, error.to_string()).help("each process needs a --data of its own")
         })?;
         let registry = runtime::registry(&installation, data)?;

@@ -229,6 +229,9 @@ mod tests {
             let Ends { start, end } = self.0.ends(topic, partition)?;
             Ok(Ends { start, end: end + 1 })
         }
+        fn identity(&self) -> Result<String, BusError> {
+            self.0.identity()
+        }
         fn join(&self, _: &Membership) -> Result<Box<dyn Session>, BusError> {
             unreachable!("nobody joins")
         }

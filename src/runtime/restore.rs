@@ -404,7 +404,7 @@ mod tests {
         }
         put(&bus, 2, "a", Some("short"));
         let data = tempfile::tempdir().unwrap();
-        let stores = crate::store::disk::DiskStores::open(data.path(), 16).unwrap();
+        let stores = crate::store::disk::DiskStores::open(data.path(), 16, "changelog").unwrap();
         let now = Timestamp(1_000);
         let look = |id| match look(&bus, "changelog", id, stores.open("state", id).unwrap(), now).unwrap() {
             Found::Behind(behind) => Some(behind),

@@ -79,12 +79,14 @@ impl Earliest {
 }
 
 impl DiskStores {
-    /// Opens `<data>/state`, made if need be. `memory_mib` bounds what it keeps in memory: a third of it caches blocks,
+    /// Opens `<data>/state`, made if need be, for the stores that follow the changelogs of `origin`: what follows others, or doesn't
+    /// say which, as the process was given another cluster or prefix and its former folder, is removed. `memory_mib` bounds what it keeps in memory: a third of it caches blocks,
     /// the rest is for rows on their way to disk. A damaged database is set aside as `<data>/state.damaged` (in place of an
     /// older one) and an empty one opened: the stores are rebuilt from their changelogs.
-    pub fn open(data: &Path, memory_mib: u32) -> Result<Self, StoreError> {
+    pub fn open(data: &Path, memory_mib: u32, origin: &str) -> Result<Self, StoreError> {
         let folder = data.join("state");
         let lock = FolderLock::acquire(&folder)?;
+        keep_of(&folder, origin)?;
         if folder.join(DAMAGED).exists() {
             set_aside(&folder, "the process before met damage in it")?;
         }
@@ -392,6 +394,27 @@ impl DiskStore {
 fn timer_of(bytes: &[u8]) -> Option<DueTimer> {
     let (due, key) = bytes.split_first_chunk::<8>()?;
     Some(DueTimer { due: Timestamp(from_ordered(*due)), key: key.to_vec() })
+}
+
+/// Removes the stores unless they follow the changelogs of `origin`, which is kept in a file beside the folder. It is written once
+/// they are gone: a process that is killed in between removes them again.
+fn keep_of(folder: &Path, origin: &str) -> Result<(), StoreError> {
+    let file = folder.with_extension("origin");
+    if std::fs::read(&file).is_ok_and(|known| known == origin.as_bytes()) {
+        return Ok(());
+    }
+    let is_new = std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
+    if !is_new {
+        tracing::warn!(folder = %folder.display(), "the local store is of another cluster or prefix: removed, and made anew from the changelogs");
+    }
+    let begun = std::fs::remove_dir_all(folder)
+        .and_then(|()| std::fs::create_dir_all(folder))
+        .and_then(|()| std::fs::write(&file, origin));
+    begun.map_err(|e| StoreError::Failed {
+        path: folder.display().to_string(),
+        doing: "remove the store of another cluster or prefix",
+        reason: e.to_string(),
+    })
 }
 
 fn set_aside(folder: &Path, why: &str) -> Result<(), StoreError> {

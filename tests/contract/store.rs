@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const MEMORY_MIB: u32 = 16;
+const ORIGIN: &str = "a log";
 
 struct Bed {
     stores: Box<dyn Stores>,
@@ -27,7 +28,7 @@ fn in_memory() -> Bed {
 }
 
 fn disk(data: &Path) -> DiskStores {
-    DiskStores::open(data, MEMORY_MIB).unwrap()
+    DiskStores::open(data, MEMORY_MIB, ORIGIN).unwrap()
 }
 
 macro_rules! store_suite {
@@ -316,7 +317,7 @@ fn a_loop_that_hung_while_its_partition_went_to_another_can_write_no_more() {
 fn a_disk_in_use_is_refused_by_the_name_of_its_user() {
     let data = tempfile::tempdir().unwrap();
     let stores = disk(data.path());
-    match DiskStores::open(data.path(), MEMORY_MIB) {
+    match DiskStores::open(data.path(), MEMORY_MIB, ORIGIN) {
         Err(error @ StoreError::InUse { .. }) => {
             assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
         }
@@ -325,7 +326,7 @@ fn a_disk_in_use_is_refused_by_the_name_of_its_user() {
     // A store that is still open keeps the folder, too.
     let store = stores.open("state", 0).unwrap();
     drop(stores);
-    assert!(DiskStores::open(data.path(), MEMORY_MIB).is_err());
+    assert!(DiskStores::open(data.path(), MEMORY_MIB, ORIGIN).is_err());
     drop(store);
     disk(data.path());
 }
@@ -456,6 +457,22 @@ fn damage_that_shows_while_it_runs_is_remembered_for_the_next_start() {
     assert!(matches!(read, Some(Err(StoreError::Damaged { .. }))), "{read:?}");
     drop((store, stores));
     assert_eq!(disk(data.path()).open("state", 0).unwrap().position().unwrap(), None);
+}
+
+#[test]
+fn a_store_of_another_log_is_not_taken_for_this_one_s() {
+    let data = tempfile::tempdir().unwrap();
+    let open = |origin: &str| DiskStores::open(data.path(), MEMORY_MIB, origin).unwrap().open("state", 0).unwrap();
+    open("a").apply(&[put(b"row", "of a")], 5).unwrap();
+    assert_eq!(open("a").position().unwrap(), Some(5));
+    assert_eq!(open("b").position().unwrap(), None);
+    assert_eq!(open("b").get(b"row").unwrap(), None);
+    open("b").apply(&[put(b"row", "of b")], 7).unwrap();
+    assert_eq!(open("a").position().unwrap(), None, "what it was before is gone");
+    // As a release wrote it that did not say of which log.
+    open("a").apply(&[], 5).unwrap();
+    std::fs::remove_file(data.path().join("state.origin")).unwrap();
+    assert_eq!(open("a").position().unwrap(), None);
 }
 
 fn overwrite(file: &Path, at: u64, bytes: &[u8]) {

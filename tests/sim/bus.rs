@@ -223,6 +223,10 @@ impl Bus for SimBus {
         self.inner.describe(topics)
     }
 
+    fn identity(&self) -> Result<String, BusError> {
+        self.inner.identity()
+    }
+
     fn create(&self, specs: &[TopicSpec]) -> Result<(), BusError> {
         self.inner.create(specs)
     }

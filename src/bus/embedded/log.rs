@@ -5,7 +5,9 @@
 
 use super::super::{BusError, Ends, Outgoing, TopicFound, TopicSpec, TopicState};
 use super::map::{Changes, Map};
-use super::record::{self, AFTER_COMMITTED, AFTER_ENDS, AFTER_TOPICS, COMMITTED, ENDS, Newest, Place, TOPICS, VERSION};
+use super::record::{
+    self, AFTER_COMMITTED, AFTER_ENDS, AFTER_TOPICS, COMMITTED, ENDS, IDENTITY, Newest, Place, TOPICS, VERSION,
+};
 use super::topic::{Partition, Policy, StoredTopic, Topic};
 use crate::model::Timestamp;
 use crate::model::id::murmur2;
@@ -35,6 +37,16 @@ struct Staged {
 }
 
 impl Log {
+    /// Made up when it is first asked for, and kept.
+    pub(super) fn identity(&self) -> Result<String, BusError> {
+        if let Some(id) = self.map.get(IDENTITY)? {
+            return String::from_utf8(id).map_err(|_| record::garbled());
+        }
+        let id = uuid::Uuid::new_v4().to_string();
+        self.map.write([(IDENTITY.to_vec(), Some(id.clone().into_bytes()))].into())?;
+        Ok(id)
+    }
+
     pub(super) fn open(map: Arc<dyn Map>) -> Result<Self, BusError> {
         match map.get(VERSION)? {
             Some(version) if record::number(&version)? == FORMAT => {}

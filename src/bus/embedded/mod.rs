@@ -189,6 +189,10 @@ impl Bus for EmbeddedBus {
         self.inner.lock().log.ends(topic, partition)
     }
 
+    fn identity(&self) -> Result<String, BusError> {
+        self.inner.lock().log.identity()
+    }
+
     fn commit_markers(&self) -> i64 {
         0
     }

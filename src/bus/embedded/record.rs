@@ -25,6 +25,7 @@ pub(super) struct Place {
 }
 
 pub(super) const VERSION: &[u8] = b"v";
+pub(super) const IDENTITY: &[u8] = b"i";
 pub(super) const TOPICS: &[u8] = b"t";
 pub(super) const AFTER_TOPICS: &[u8] = b"u";
 pub(super) const ENDS: &[u8] = b"e";

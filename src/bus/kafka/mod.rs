@@ -146,6 +146,14 @@ impl Bus for KafkaBus {
         self.cluster.ends(topic, partition)
     }
 
+    fn identity(&self) -> Result<String, BusError> {
+        let id = self.cluster.inspector.client().fetch_cluster_id(REQUEST_TIMEOUT);
+        id.ok_or_else(|| BusError::Retriable {
+            doing: "kafka: asking for the cluster's id".into(),
+            reason: "no broker told it".into(),
+        })
+    }
+
     /// The control record that ends a transaction (KIP-98).
     fn commit_markers(&self) -> i64 {
         1

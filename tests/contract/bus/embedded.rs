@@ -75,9 +75,12 @@ fn what_was_committed_is_there_after_a_restart() {
     let outputs = vec![record("state", "a", "1"), record("state", "b", "1"), record("state", "a", "2")];
     session.commit(Transaction { outputs, offsets: offsets_after(&batch[..7]) }).unwrap();
     let (topics, rows) = (bus.describe(&["in".into(), "state".into()]).unwrap(), read_all(&bus, "state"));
+    let identity = bus.identity().unwrap();
     drop((session, bus));
 
     let bus = open(data.path());
+    assert_eq!(bus.identity().unwrap(), identity);
+    assert_ne!(open(tempfile::tempdir().unwrap().path()).identity().unwrap(), identity);
     assert_eq!(bus.describe(&["in".into(), "state".into()]).unwrap(), topics);
     assert_eq!(read_all(&bus, "state"), rows);
     assert_eq!(values(&rows), ["1", "2"]);

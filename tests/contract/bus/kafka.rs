@@ -109,6 +109,15 @@ impl Bed for KafkaBed {
 
 #[test]
 #[ignore = "needs Kafka: tests/run bus"]
+fn a_cluster_says_which_it_is() {
+    let bus = connect(&[]);
+    let identity = bus.identity().unwrap();
+    assert!(!identity.is_empty());
+    assert_eq!(connect(&[]).identity().unwrap(), identity);
+}
+
+#[test]
+#[ignore = "needs Kafka: tests/run bus"]
 fn a_commit_that_the_brokers_refuse_is_rewound_and_gives_its_records_again() {
     let bus = connect(&[]);
     let (input, output) = (topic(&bus, "in", 2), topic(&bus, "out", 1));

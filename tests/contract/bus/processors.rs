@@ -324,7 +324,7 @@ fn one_that_joins_takes_its_share_and_the_others_keep_theirs_in_memory() {
 fn loops_that_share_a_disk_hand_partitions_over_without_a_replay() {
     let town = Town::new();
     let data = tempfile::tempdir().unwrap();
-    let disk = DiskStores::open(data.path(), 32).unwrap();
+    let disk = DiskStores::open(data.path(), 32, "town").unwrap();
     let start = |name: &str| {
         town.start(name, Arc::new(disk.clone()), RestoreSettings { threads: 1, ..RestoreSettings::default() })
     };
