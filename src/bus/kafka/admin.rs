@@ -6,6 +6,7 @@ use crate::bus::{BusError, TopicFound, TopicSpec, TopicState};
 use futures::executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::bindings as native;
+use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
 use std::collections::BTreeMap;
@@ -66,6 +67,25 @@ pub(super) fn settings(
         settings.insert(name.clone(), entries.collect());
     }
     Ok(settings)
+}
+
+/// A setting of the brokers themselves, as one of them has it.
+pub(super) fn broker_setting(cluster: &Cluster, setting: &str) -> Result<Option<String>, BusError> {
+    let doing = format!("kafka: reading {setting} of the brokers");
+    let client = client(cluster, &doing)?;
+    let metadata =
+        cluster.inspector.client().fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| bus_error(&doing, &e))?;
+    let Some(broker) = metadata.brokers().first() else { return Ok(None) };
+    let asked = [ResourceSpecifier::Broker(broker.id())];
+    let described = block_on(client.describe_configs(&asked, &options())).map_err(|e| bus_error(&doing, &e))?;
+    for answer in described {
+        let resource = answer.map_err(|code| denied::refused(doing.clone(), code))?;
+        let found = resource.entries.into_iter().find(|entry| entry.name == setting);
+        if let Some(value) = found.and_then(|entry| entry.value) {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
 }
 
 pub(super) fn create(cluster: &Cluster, specs: &[TopicSpec]) -> Result<(), BusError> {

@@ -106,6 +106,12 @@ impl KafkaBus {
         Ok((brokers.collect(), client.fetch_cluster_id(REQUEST_TIMEOUT)))
     }
 
+    /// How long the brokers keep the offsets of a group that nobody is in (KIP-211).
+    pub fn offsets_kept(&self) -> Result<Option<Duration>, BusError> {
+        let minutes = admin::broker_setting(&self.cluster, "offsets.retention.minutes")?;
+        Ok(minutes.and_then(|minutes| minutes.parse().ok()).map(|minutes: u64| Duration::from_secs(60 * minutes)))
+    }
+
     /// The thread that looks after what no caller polls; it ends with the bus.
     fn care(&self) -> Result<(), BusError> {
         let (cluster, appender) = (Arc::downgrade(&self.cluster), Arc::downgrade(&self.appender));

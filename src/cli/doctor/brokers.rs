@@ -9,6 +9,7 @@ use crate::cli::kafka;
 use crate::config::{KafkaRules, SaslRules, resolve};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 /// Ends the transactional ids that are tried: no instance is named so.
 const TRIAL: &str = "~doctor";
@@ -30,6 +31,7 @@ pub(super) fn all(
     findings.extend(about_topics(&bus, installation));
     findings.extend(allowed(&bus, installation, process));
     findings.push(clock(&bus, installation, process));
+    findings.extend(offsets(&bus, installation));
     findings
 }
 
@@ -204,6 +206,31 @@ fn clock(bus: &KafkaBus, installation: &Installation<'_>, process: Option<&Proce
     }
 }
 
+/// Whether processors that were all away find what they committed. Not every principal may ask; what else goes wrong is said elsewhere.
+fn offsets(bus: &KafkaBus, installation: &Installation<'_>) -> Option<Finding> {
+    let kept = bus.offsets_kept().ok()??;
+    let found = bus.describe(&[installation.layout.names.inbox()]).ok()?.pop()?.found?;
+    let inbox_ms: i64 = found.settings.get("retention.ms")?.parse().ok()?;
+    Some(offsets_judged(kept, u64::try_from(inbox_ms).ok().map(Duration::from_millis)))
+}
+
+/// `inbox`: how long its records are kept; None: for ever.
+fn offsets_judged(kept: Duration, inbox: Option<Duration>) -> Finding {
+    const CHECK: &str = "offsets";
+    let days = |time: Duration| format!("{:.1} days", time.as_secs_f64() / 86_400.0);
+    if inbox.is_some_and(|inbox| kept >= inbox) {
+        return Finding::ok(CHECK, "", format!("of a group that nobody is in, kept for {}", days(kept)));
+    }
+    let what = format!(
+        "the brokers forget those of a group that nobody is in after {}, and the inbox is kept {}: processors that are all away for \
+         longer read it again from its start",
+        days(kept),
+        inbox.map_or_else(|| "for ever".to_owned(), |inbox| format!("for {}", days(inbox)))
+    );
+    let minutes = inbox.map_or_else(|| "more".to_owned(), |inbox| format!("{} or more", inbox.as_secs().div_ceil(60)));
+    Finding::warn(CHECK, "", what, format!("set `offsets.retention.minutes` of the brokers to {minutes}"))
+}
+
 fn judged(reading: &ClockReading) -> Finding {
     const CHECK: &str = "clock";
     let help = "set it by NTP, here and on the brokers";
@@ -227,6 +254,20 @@ mod tests {
         assert_eq!(state(-2_000, 10), State::Warn);
         assert_eq!(state(2_000, 1_500), State::Ok);
         assert_eq!(state(-31_000, 10), State::Bad);
+    }
+
+    #[test]
+    fn offsets_are_to_outlive_what_they_point_at() {
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        assert_eq!(offsets_judged(days(30), Some(days(30))).state, State::Ok);
+        let short = offsets_judged(days(7), Some(days(30)));
+        assert_eq!(short.state, State::Warn);
+        assert!(
+            short.what.contains("after 7.0 days") && short.help.unwrap().ends_with("43200 or more"),
+            "{}",
+            short.what
+        );
+        assert_eq!(offsets_judged(days(365), None).state, State::Warn, "the inbox is kept for ever");
     }
 
     #[test]

@@ -109,11 +109,12 @@ impl Bed for KafkaBed {
 
 #[test]
 #[ignore = "needs Kafka: tests/run bus"]
-fn a_cluster_says_which_it_is() {
+fn a_cluster_says_which_it_is_and_how_long_it_keeps_the_offsets_of_a_group_that_is_away() {
     let bus = connect(&[]);
     let identity = bus.identity().unwrap();
     assert!(!identity.is_empty());
     assert_eq!(connect(&[]).identity().unwrap(), identity);
+    assert_eq!(bus.offsets_kept().unwrap(), Some(Duration::from_secs(7 * 86_400)), "as brokers do by default");
 }
 
 #[test]
