@@ -19,7 +19,7 @@ const SLICES: u32 = 60;
 /// Held removals that one step looks at; the rest follow in further steps.
 const BATCH: usize = 100;
 /// Operations whose ids are remembered: they fit into one row, however long the ids are that others gave them.
-const REMEMBERED: usize = 512;
+const REMEMBERED: usize = 256;
 /// The row of them.
 const OPERATIONS: &str = "operations";
 

@@ -23,8 +23,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 /// Longest id that is read, for rows are kept under ids. Lockstep's own are shorter: a source's has 512 bytes at most, and a
-/// routing key holds one behind the tenant.
-const MOST_ID_BYTES: usize = 1024;
+/// routing key a correlation value of 1 KiB behind the tenant.
+const MOST_ID_BYTES: usize = 2048;
 
 /// Why a document that has the right shape is none of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
