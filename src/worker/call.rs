@@ -83,9 +83,9 @@ async fn exchange(connector: &dyn Connector, call: &Call, newest: &Newest, patie
         return Ended::Superseded;
     }
     if began.elapsed() > limit {
-        let late =
-            format!("put off: not begun within {} ms, so another process may have this account", limit.as_millis());
-        return failed(unread.unwrap_or_else(|| CallError::new(ErrorClass::UnknownOutcome, late)));
+        let late = || format!("not begun within {} ms, so another process may have this account", limit.as_millis());
+        let why = unread.map_or_else(late, |error| error.to_string());
+        return failed(CallError::new(ErrorClass::UnknownOutcome, format!("put off: {why}")));
     }
     let change = Change {
         op: call.op,

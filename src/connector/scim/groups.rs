@@ -227,7 +227,6 @@ impl Groups {
         // Some targets show members only when asked for, and then nothing else that isn't.
         match self.pages(client, &[("attributes", "id,displayName,members")], deadline).await {
             Ok(groups) => {
-                self.seen.store(true, Ordering::Relaxed);
                 for group in &groups {
                     if let Some(id) = id_of(group) {
                         self.remember(name_of(group), id);
@@ -271,7 +270,9 @@ impl Groups {
     }
 
     async fn pages(&self, client: &Client, query: &[(&str, &str)], deadline: Instant) -> Result<Vec<Json>, Refused> {
-        super::pages(client, COLLECTION_GROUPS, query, deadline).await
+        let groups = super::pages(client, COLLECTION_GROUPS, query, deadline).await?;
+        self.seen.store(true, Ordering::Relaxed);
+        Ok(groups)
     }
 
     fn remember(&self, name: &str, id: &str) {

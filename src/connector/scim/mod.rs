@@ -2,7 +2,8 @@
 //!
 //! An account is found by its id, else by `externalId`, in which Lockstep leaves its account id, else by the match attribute.
 //! It is read before every change, so that a change says only what differs and carries the version that was read. What a
-//! target turns out not to support is remembered for as long as the process lives, and done another way.
+//! target turns out not to support is remembered for as long as the process lives, and done another way; that it has no groups
+//! only for a minute.
 
 mod call;
 mod error;
