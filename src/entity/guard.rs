@@ -7,8 +7,8 @@
 use super::key::{self, HEAD};
 use super::step::{Step, StepError};
 use crate::model::{
-    AccountId, Action, Address, Alert, AlertKind, AlertState, Body, Operation, PermitAnswer, SourceName, TargetName,
-    TenantId, Timestamp, envelope,
+    AccountId, Action, Address, Alert, AlertKind, AlertState, Body, CLOCKS_APART, Operation, PermitAnswer, SourceName,
+    TargetName, TenantId, Timestamp, envelope,
 };
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
@@ -57,11 +57,11 @@ struct CarriedOut {
 }
 
 impl CarriedOut {
-    /// Whether it is there for the first time; it is remembered then. One that is as old as what is forgotten is a repeated one:
-    /// operations lie in one partition, in the order in which they were given.
+    /// Whether it is there for the first time; it is remembered then. One that is older than what is forgotten is a repeated one, for
+    /// operations lie in one partition, in the order in which they were given; but they were given by several clocks.
     fn is_first(&mut self, operation: &Operation, now: Timestamp) -> bool {
         let at = operation.at.min(now);
-        if at <= self.forgotten || self.ids.iter().any(|(_, id)| *id == operation.id) {
+        if at.plus(CLOCKS_APART) <= self.forgotten || self.ids.iter().any(|(_, id)| *id == operation.id) {
             return false;
         }
         self.ids.insert((at, operation.id.clone()));

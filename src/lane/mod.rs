@@ -11,7 +11,9 @@ mod retry;
 pub use breaker::Breaker;
 pub use retry::RetryPolicy;
 
-use crate::model::{Command, DeadLetter, ErrorClass, Generation, Op, Outcome, ResultEvent, Timestamp, envelope};
+use crate::model::{
+    CLOCKS_APART, Command, DeadLetter, ErrorClass, Generation, Op, Outcome, ResultEvent, Timestamp, envelope,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -28,9 +30,6 @@ const LONGEST_COMMIT: Duration = Duration::from_secs(10);
 
 /// A look that failed is made again after as long as a call that has failed so often, at least.
 const LOOKED_AGAIN_AFTER: u32 = 3;
-
-/// How far the clocks of two processes may be apart: one that is 30 s off the brokers' refuses to run.
-const CLOCKS_APART: Duration = Duration::from_secs(60);
 
 /// The durable row of one account.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -25,6 +25,6 @@ pub use id::{
 pub use message::{Address, Body, EntityKey, InboxRecord, Message, PermitAnswer, RouteVerdict, seal_message};
 pub use operation::{Action, Operation};
 pub use report::{Alert, AlertKind, AlertState, DeadLetter, Decision, DecisionKind, ErrorClass, Outcome, ResultEvent};
-pub use time::Timestamp;
+pub use time::{CLOCKS_APART, Timestamp};
 pub use value::{Attributes, Value};
 pub use wire::{Headers, Incoming, Outgoing};

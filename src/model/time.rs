@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
+/// How far the clocks of two processes may be apart: one that is 30 s off the brokers' refuses to run (`bus::MOST_CLOCK_OFFSET`).
+pub const CLOCKS_APART: Duration = Duration::from_secs(60);
+
 /// Milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

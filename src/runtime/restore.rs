@@ -8,7 +8,7 @@
 
 use super::batch::timer_of;
 use crate::bus::{Bus, BusError, Ends, Reader};
-use crate::model::Timestamp;
+use crate::model::{CLOCKS_APART, Timestamp};
 use crate::store::{Store, StoreError, Write};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -17,8 +17,6 @@ use std::time::{Duration, Instant};
 /// A store that was last current longer ago than this may have missed tombstones that compaction has removed since: half of
 /// the `delete.retention.ms` (24 h) of our changelogs.
 pub const STALE_AFTER: Duration = Duration::from_secs(12 * 3600);
-/// A store that was current later than this from now was so by a clock that was ahead: how long ago really, nothing tells.
-const CLOCK_AHEAD: Duration = Duration::from_secs(60);
 /// How often the stores of a process are told that they are current.
 pub const TOUCH_EVERY: Duration = Duration::from_secs(60);
 /// Records applied to the stores at once: large enough for one write to be cheap, small enough to stay within some MiB.
@@ -266,7 +264,8 @@ pub fn restore(
 /// The store's position, if replaying from there gives the whole truth.
 fn trusted(store: &dyn Store, start: i64, end: i64, now: Timestamp) -> Result<Option<i64>, StoreError> {
     let (Some(position), Some(written)) = (store.position()?, store.written_at()?) else { return Ok(None) };
-    let fresh = now.since(written) < STALE_AFTER && written <= now.plus(CLOCK_AHEAD);
+    // One that was current later than now was so by a clock that was ahead: how long ago really, nothing tells.
+    let fresh = now.since(written) < STALE_AFTER && written <= now.plus(CLOCKS_APART);
     Ok((fresh && (start..=end).contains(&position)).then_some(position))
 }
 

@@ -63,3 +63,16 @@ fn of_more_operations_than_are_remembered_none_is_carried_out_again() {
     town.operate_as(guard, "fast", Timestamp(town.now.0 + HOUR), release());
     assert!(!is_held(&town, "3"));
 }
+
+/// A script releases one account after the other, and somebody whose clock is behind another.
+#[test]
+fn of_many_operations_at_once_none_is_taken_for_an_old_one_because_of_its_clock() {
+    let guard = Address::guard("acme".into());
+    let mut town = Town::with(bundle(1, false));
+    for n in 0..600 {
+        town.operate_as(guard.clone(), &format!("o{n}"), Timestamp(town.now.0 + n), release());
+    }
+    one_held(&mut town, &["1", "2"]);
+    town.operate_as(guard, "behind", Timestamp(town.now.0 - 50_000), release());
+    assert!(!is_held(&town, "2"));
+}
