@@ -31,6 +31,9 @@ pub struct AccountRow {
     /// It was disabled before what was commanded last had been verified: the target may show it as it was earlier.
     #[serde(deserialize_with = "envelope::or_default")]
     pub behind: bool,
+    /// Since when its disable has been in effect, of a disabled account: its grace runs from then.
+    #[serde(deserialize_with = "envelope::or_default")]
+    pub disabled_since: Option<Timestamp>,
 }
 
 /// What the last command makes of the account.
@@ -114,6 +117,7 @@ impl AccountRow {
             dead: false,
             drifted: false,
             behind: false,
+            disabled_since: None,
         }
     }
 

@@ -4,20 +4,25 @@
 //! Where a change can't make a difference none is looked for (`Quiet`); the decision is always the one that looking everywhere
 //! would come to, and a test holds every step to that.
 
-use super::account::{AccountRow, Removal};
+use super::account::{AccountRow, AccountState, Removal};
 use super::identity::{
-    IdentityHead, IdentityRecord, Me, command, decide_account, delete_timer, rule_failed, rule_recovered, stop_clock,
+    IdentityHead, IdentityRecord, Me, command, decide_account, delete_timer, record_row, rule_failed, rule_recovered,
+    stop_clock,
 };
 use super::key::HEAD;
 use super::leaver::{maintain, remove};
 use super::quiet::Quiet;
 use super::step::{Step, StepError};
-use crate::model::{Address, Body, DecisionKind, Desired, Op, SourceName, Timestamp};
+use crate::model::{Address, Body, DecisionKind, Desired, Op, RecordId, SourceName, Timestamp};
 use crate::rules::{Again, KindRules, Merged, Phase, SlotSet, TargetRules};
 use std::collections::BTreeSet;
 
-/// Most records of one identity.
+/// Most records of one identity. Of one that has more, so many of each source are looked at: whether the anchor's is there must not
+/// depend on what else is.
 const MAX_RECORDS: usize = 1000;
+const MAX_OF_A_SOURCE: usize = 200;
+/// The rule that says which ends are urgent, by the name under which it fails.
+const URGENT: &str = "lifecycle/urgent";
 
 /// What is wanted of an account.
 enum Wanted {
@@ -61,7 +66,6 @@ impl<'a> Known<'a> {
 /// Decides everything from what is known now.
 pub(super) fn evaluate(step: &mut Step, me: &Me, changed: Option<&IdentityRecord>) -> Result<(), StepError> {
     let rules = step.rules;
-    let (records, before) = records(step, changed)?;
     let head = step.get::<IdentityHead>(HEAD)?;
     let kind = match (&head, changed) {
         (Some(head), _) => rules.kind(&head.kind),
@@ -78,6 +82,7 @@ pub(super) fn evaluate(step: &mut Step, me: &Me, changed: Option<&IdentityRecord
         }
         return Ok(());
     };
+    let (records, before) = records(step, kind, changed)?;
     let mut head = head.unwrap_or_else(|| new_head(step, me, kind));
     let quiet = head.quiet.take().filter(|quiet| quiet.is_by(rules));
     let merged = kind.merge(&records.iter().map(|row| (&row.source, &row.attributes)).collect::<Vec<_>>());
@@ -86,7 +91,15 @@ pub(super) fn evaluate(step: &mut Step, me: &Me, changed: Option<&IdentityRecord
         step.put(HEAD, &head);
         return Ok(());
     }
-    let settled = known.complete && head.phase == Some(Phase::Active);
+    let is_active = head.phase == Some(Phase::Active);
+    if !is_active || head.failing.contains(URGENT) {
+        match kind.urgent(&merged) {
+            Ok(_) => rule_recovered(step, me, &mut head, URGENT, None),
+            // It is an end like any other then.
+            Err(error) => rule_failed(step, me, &mut head, URGENT, None, &error),
+        }
+    }
+    let settled = known.complete && is_active;
     // Another record than before, or more of them than are shown here: then anything may be different.
     let touched = match (changed, &before) {
         (Some(now), Some(before)) if settled && records.len() < MAX_RECORDS => {
@@ -132,10 +145,18 @@ fn new_head(step: &Step, me: &Me, kind: &KindRules) -> IdentityHead {
 /// The records as they are after this event, and the changed one as it was.
 fn records(
     step: &Step,
+    kind: &KindRules,
     changed: Option<&IdentityRecord>,
 ) -> Result<(Vec<IdentityRecord>, Option<IdentityRecord>), StepError> {
     let (mut rows, mut before) = (Vec::new(), None);
-    for (name, row) in step.scan::<IdentityRecord>("record/", MAX_RECORDS)? {
+    let mut kept = step.scan::<IdentityRecord>("record/", MAX_RECORDS)?;
+    if kept.len() == MAX_RECORDS {
+        kept.clear();
+        for source in kind.sources() {
+            kept.extend(step.scan(&record_row(source, &RecordId::from("")), MAX_OF_A_SOURCE)?);
+        }
+    }
+    for (name, row) in kept {
         // The scan shows them as they were before the step; this one event may have taken a row away.
         match changed {
             Some(changed) if (&changed.source, &changed.record) == (&row.source, &row.record) => before = Some(row),
@@ -208,13 +229,20 @@ fn decide(
     }
     let mut row = row.unwrap_or_else(|| AccountRow::new(me.tenant, &target.name, me.identity));
     let before = row.clone();
+    let is_active = head.phase == Some(Phase::Active);
+    if is_active && row.removal == (Removal::Rejected { left: true }) {
+        // What was said no to is over.
+        row.removal = Removal::None;
+    }
     match wanted {
         Wanted::Present(desired) => want(step, me, target, &mut row, desired),
         Wanted::Maintained { desired, effective } => {
             maintain(step, me, target, head, &mut row, desired, effective, known.is_urgent());
         }
         Wanted::Gone { effective } => remove(step, me, target, head, &mut row, effective, known.is_urgent()),
-        Wanted::Same | Wanted::Unchanged => return Ok(false),
+        // Of somebody who is active nothing is taken on the strength of what is not known any more.
+        Wanted::Unchanged if is_active => call_back(step, me, &mut row),
+        Wanted::Same | Wanted::Unchanged => {}
     }
     if row != before {
         step.put_account(&row);
@@ -236,7 +264,11 @@ fn wanted(
     // Without the anchor's record, or another that is needed, there is nothing to keep a leaver's account current with.
     let maintained = target.leaver.maintain && head.phase == Some(Phase::Ended) && known.anchored && known.complete;
     match (active, known.complete) {
-        (false, _) if !maintained => return Wanted::Gone { effective },
+        (false, _) if !maintained => {
+            // What it should be like is no question any more.
+            rule_recovered(step, me, head, target.name.as_str(), Some(&target.name));
+            return Wanted::Gone { effective };
+        }
         // A second source's record that is missing is no evidence against anyone.
         (true, false) => return Wanted::Unchanged,
         _ => {}
@@ -266,13 +298,12 @@ fn wanted(
 
 /// Access is wanted: whatever was on its way to remove it is called back.
 fn want(step: &mut Step, me: &Me, target: &TargetRules, row: &mut AccountRow, desired: Desired) {
-    if let Removal::Asked { epoch, .. } | Removal::Held { epoch, .. } = row.removal {
-        step.send(Address::guard(me.tenant.clone()), Body::Withdraw { account: row.account.clone(), epoch });
-    }
+    call_back(step, me, row);
     row.removal = Removal::None;
     if row.clock.is_some() {
         stop_clock(step, me, row, DecisionKind::DeprovisionCancelled);
     }
+    row.disabled_since = None;
     if row.delete_due.take().is_some() {
         step.clear_timer(delete_timer(&row.target));
     }
@@ -281,5 +312,15 @@ fn want(step: &mut Step, me: &Me, target: &TargetRules, row: &mut AccountRow, de
             decide_account(step, me, row, DecisionKind::Moved);
         }
         command(step, me, target, row, op, desired);
+    }
+}
+
+/// What is asked of the Guard, or held, is not to be done any more. The clock of a disable that was commanded runs on.
+fn call_back(step: &mut Step, me: &Me, row: &mut AccountRow) {
+    let (Removal::Asked { epoch, .. } | Removal::Held { epoch, .. }) = row.removal else { return };
+    step.send(Address::guard(me.tenant.clone()), Body::Withdraw { account: row.account.clone(), epoch });
+    row.removal = Removal::None;
+    if row.state == AccountState::Present && row.clock.is_some() {
+        stop_clock(step, me, row, DecisionKind::DeprovisionCancelled);
     }
 }

@@ -57,11 +57,12 @@ struct CarriedOut {
 }
 
 impl CarriedOut {
-    /// Whether it is there for the first time; it is remembered then. One that is older than what is forgotten is a repeated one, for
-    /// operations lie in one partition, in the order in which they were given; but they were given by several clocks.
+    /// Whether it is there for the first time; it is remembered then. One that is as old as what is forgotten is a repeated one, for
+    /// operations lie in one partition, in the order in which they were given; by several clocks, so not within the last minute.
     fn is_first(&mut self, operation: &Operation, now: Timestamp) -> bool {
         let at = operation.at.min(now);
-        if at.plus(CLOCKS_APART) <= self.forgotten || self.ids.iter().any(|(_, id)| *id == operation.id) {
+        let is_old = at <= self.forgotten && self.forgotten.plus(CLOCKS_APART) <= now;
+        if is_old || self.ids.iter().any(|(_, id)| *id == operation.id) {
             return false;
         }
         self.ids.insert((at, operation.id.clone()));

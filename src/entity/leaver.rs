@@ -12,7 +12,7 @@ use super::step::{Step, StepError};
 use crate::model::{
     Address, Attributes, Body, DecisionKind, Desired, Entitlements, Op, PermitAnswer, TargetName, Timestamp,
 };
-use crate::rules::TargetRules;
+use crate::rules::{Phase, TargetRules};
 use std::collections::BTreeSet;
 
 /// Access is not wanted: the clock starts, and the Guard is asked.
@@ -26,6 +26,7 @@ pub(super) fn remove(
     urgent: bool,
 ) {
     if row.state != AccountState::Present {
+        plan_deletion(step, target, row);
         return;
     }
     if may_ask(head, row) {
@@ -61,7 +62,8 @@ pub(super) fn maintain(
         AccountState::Absent if row.removal == Removal::Permitted => {
             row.removal = Removal::None;
             command(step, me, target, row, Op::Create, desired);
-            delete_later(step, target, row, effective);
+            row.disabled_since = Some(effective);
+            plan_deletion(step, target, row);
         }
         // The target may have an account of theirs that is in use, which this would disable: it counts as a removal.
         AccountState::Absent => ask_to_remove(step, me, head, row, Op::Create, urgent),
@@ -71,6 +73,7 @@ pub(super) fn maintain(
                 decide_account(step, me, row, DecisionKind::Moved);
                 command(step, me, target, row, Op::Update, desired);
             }
+            plan_deletion(step, target, row);
         }
     }
 }
@@ -79,7 +82,7 @@ pub(super) fn maintain(
 fn may_ask(head: &IdentityHead, row: &AccountRow) -> bool {
     match row.removal {
         Removal::None => true,
-        Removal::Rejected { left } => head.ended.is_some() && !left,
+        Removal::Rejected { left } => head.phase == Some(Phase::Ended) && !left,
         Removal::Asked { .. } | Removal::Held { .. } | Removal::Permitted => false,
     }
 }
@@ -131,7 +134,7 @@ pub(super) fn permit(
             decide_account(step, me, &row, DecisionKind::Held);
         }
         PermitAnswer::Rejected { operation } => {
-            let left = step.get::<IdentityHead>(HEAD)?.is_some_and(|head| head.ended.is_some());
+            let left = step.get::<IdentityHead>(HEAD)?.is_some_and(|head| head.phase == Some(Phase::Ended));
             row.removal = Removal::Rejected { left };
             // Of a disabled account only the deletion was asked for: the clock is that of its disable, which may not be verified yet.
             if row.state == AccountState::Present && row.clock.is_some() {
@@ -169,20 +172,29 @@ fn carry_out(step: &mut Step, me: &Me, row: &mut AccountRow, op: Op) {
     let mut desired = row.desired.clone().unwrap_or_else(no_access);
     desired.active = false;
     command(step, me, target, row, op, desired);
-    row.delete_due = None;
     if op == Op::Disable {
-        let effective = row.clock.as_ref().map_or(step.now, |clock| clock.effective);
-        delete_later(step, target, row, effective);
+        row.disabled_since = Some(row.clock.as_ref().map_or(step.now, |clock| clock.effective));
+        plan_deletion(step, target, row);
     }
 }
 
-/// A disabled account is deleted after its grace, where the target's rules say so.
-fn delete_later(step: &mut Step, target: &TargetRules, row: &mut AccountRow, effective: Timestamp) {
-    if let Some(grace) = target.leaver.delete_after {
-        let due = effective.plus(grace).max(step.now);
-        row.delete_due = Some(due);
-        step.set_timer(delete_timer(&row.target), due);
+/// A disabled account is deleted after its grace, where the target's rules say so: those of now, which may have another grace.
+fn plan_deletion(step: &mut Step, target: &TargetRules, row: &mut AccountRow) {
+    let Some(since) = row.disabled_since.filter(|_| is_kept(row)) else { return };
+    let due = target.leaver.delete_after.map(|grace| since.plus(grace));
+    if row.delete_due == due {
+        return;
     }
+    row.delete_due = due;
+    match due {
+        Some(due) => step.set_timer(delete_timer(&row.target), due.max(step.now)),
+        None => step.clear_timer(delete_timer(&row.target)),
+    }
+}
+
+/// It is disabled, and nobody was asked to delete it.
+fn is_kept(row: &AccountRow) -> bool {
+    row.state == AccountState::Disabled && row.removal == Removal::None
 }
 
 /// The grace after a disable is over.
@@ -191,19 +203,19 @@ pub(super) fn delete_due(step: &mut Step, me: &Me, target: &TargetName) -> Resul
     let (Some(mut row), Some(mut head)) = (step.get::<AccountRow>(&name)?, step.get::<IdentityHead>(HEAD)?) else {
         return Ok(());
     };
-    let Some(due) = row.delete_due.filter(|_| row.state == AccountState::Disabled && row.removal == Removal::None)
-    else {
-        return Ok(());
-    };
-    if step.now < due {
+    let Some(rules) = step.rules.target(target) else { return Ok(()) };
+    plan_deletion(step, rules, &mut row);
+    match row.delete_due.filter(|_| is_kept(&row) && rules.leaver.delete_after.is_some()) {
+        Some(due) if due <= step.now => {
+            row.delete_due = None;
+            ask_guard(step, me, &mut head, &mut row, Op::Delete, false);
+            step.put(HEAD, &head);
+        }
         // Its due time was lost, and it fired at once.
-        step.set_timer(delete_timer(target), due);
-        return Ok(());
+        Some(due) => step.set_timer(delete_timer(target), due),
+        None => {}
     }
-    row.delete_due = None;
-    ask_guard(step, me, &mut head, &mut row, Op::Delete, false);
     step.put_account(&row);
-    step.put(HEAD, &head);
     Ok(())
 }
 

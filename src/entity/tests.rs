@@ -8,6 +8,7 @@ mod guard;
 mod leaver;
 mod overdue;
 mod removal;
+mod returns;
 
 use super::*;
 use crate::model::{
@@ -33,8 +34,15 @@ fn bundle(guard: u32, route_by: bool) -> Bundle {
 
 /// `leaver` is what the directory does with one.
 fn bundle_with(guard: u32, route_by: bool, leaver: &str) -> Bundle {
+    let files = files(guard, route_by, leaver);
+    let files: Vec<SourceFile> =
+        files.into_iter().map(|(path, text)| SourceFile { path: path.to_owned(), text }).collect();
+    Bundle::compile(&files).unwrap_or_else(|faults| panic!("{faults:#?}"))
+}
+
+fn files(guard: u32, route_by: bool, leaver: &str) -> [(&'static str, String); 6] {
     let route = if route_by { "route_by: number\n" } else { "" };
-    let files = [
+    [
         (
             "sources/hr.yaml",
             format!(
@@ -63,10 +71,7 @@ fn bundle_with(guard: u32, route_by: bool, leaver: &str) -> Bundle {
             target("directory", "", "name: \"name + '!'\", phone: phone", &format!("leaver: {{ {leaver} }}")),
         ),
         ("targets/wiki.yaml", target("wiki", "when: \"department != 'Legal'\", ", "department: department", "")),
-    ];
-    let files: Vec<SourceFile> =
-        files.into_iter().map(|(path, text)| SourceFile { path: path.to_owned(), text }).collect();
-    Bundle::compile(&files).unwrap_or_else(|faults| panic!("{faults:#?}"))
+    ]
 }
 
 fn target(name: &str, when: &str, attributes: &str, leaver: &str) -> String {
@@ -312,6 +317,14 @@ impl Town {
     /// Guard and Routes come back, and to what has waited for them.
     fn others_return(&mut self) {
         self.waiting_elsewhere.take().into_iter().flatten().for_each(|message| self.deliver(message));
+    }
+
+    /// As the sweep after a change of rules.
+    fn reevaluate(&mut self, number: &str) {
+        let identity = IdentityId::of_anchor(&"acme".into(), &"hr".into(), &format!("w{number}").as_str().into());
+        let to = Address::identity(RoutingKey::of(&"acme".into(), &format!("w{number}")), "acme".into(), identity);
+        let cause = Cause::own("bundle".to_owned(), self.now);
+        self.deliver(Message { to, body: Body::Reevaluate, cause });
     }
 
     fn verify_all(&mut self) {

@@ -54,9 +54,9 @@ async fn exchange(connector: &dyn Connector, call: &Call, newest: &Newest, patie
     let Patience { exchange: limit, began } = patience;
     let command = &call.command;
     let purpose = Purpose::of(call.op, &command.desired);
-    // A look is at what was verified, so a delete has been made.
     let after = if call.op == Op::Delete { Purpose::Deleted } else { purpose };
-    let before = if call.check { after } else { purpose };
+    // A look is at what was verified, so a delete has been made; and one that is read for first may have been.
+    let before = if call.check || call.read_first { after } else { purpose };
     let owner = connector.capabilities().owner;
     let lookup = lookup_for(before, call, owner);
     let looks_only = call.check || call.op == Op::Verify;
@@ -347,8 +347,7 @@ mod tests {
             (Op::Disable, true, false, &[Deprovision, Deprovision, Deprovision]),
             (Op::Disable, true, true, &[Deprovision]),
             (Op::Delete, false, false, &[Deprovision, Deleted]),
-            // Until then it may be there, under another's mark.
-            (Op::Delete, true, false, &[Deprovision, Deprovision, Deleted]),
+            (Op::Delete, true, false, &[Deleted, Deprovision, Deleted]),
             (Op::Delete, true, true, &[Deleted]),
         ] {
             let target = Asked::default();

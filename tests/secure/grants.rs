@@ -46,7 +46,7 @@ fn a_process_without_a_grant_says_which_and_goes_on_when_it_has_it() {
     // The last: whether the account is made all the same, as the call comes before what can't be written.
     let cases = [
         ("processor", "Read", group("processor"), "Group authorization failed", false),
-        ("processor", "Write", group("processor-"), "Transactional Id authorization failed", false),
+        ("processor", "Write", group("processor:"), "Transactional Id authorization failed", false),
         ("processor", "Read", house.source("hr.workers"), "Topic authorization failed", false),
         ("processor", "Write", house.own("state"), "Topic authorization failed", false),
         ("processor", "Write", house.own("commands.directory"), "Topic authorization failed", false),
