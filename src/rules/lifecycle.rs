@@ -7,6 +7,7 @@ use super::{Rule, RuleError};
 use crate::model::{Timestamp, Value};
 use jiff::SignedDuration;
 use jiff::civil::Date;
+use jiff::fmt::temporal::Pieces;
 use jiff::tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase};
 use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
@@ -95,22 +96,24 @@ impl LifecycleRules {
 
     fn dated(&self, merged: &Merged<'_>, now: Timestamp, active: bool) -> Result<Lifecycle, RuleError> {
         let zone = self.zone(merged)?;
-        let start = instant_of(self.start.as_ref(), merged, &zone, Edge::Start)?;
         let last_day = match self.last_day {
             LastDay::Included => Edge::AfterLastDay,
             LastDay::Excluded => Edge::Start,
         };
         let end = instant_of(self.end.as_ref(), merged, &zone, last_day)?;
-        // The end counts before the start: dates that contradict each other never give access.
-        let ended = end.filter(|end| *end <= now);
-        Ok(match (ended, start) {
-            (Some(end), _) => Lifecycle { phase: Phase::Ended, since: Some(end), next: None },
-            (None, _) if !active => Lifecycle { phase: Phase::Ended, since: None, next: None },
-            (None, Some(start)) if start > now => {
+        // The end counts before the start: dates that contradict each other never give access, and a start that nobody can
+        // read keeps no leaver in.
+        if let Some(end) = end.filter(|end| *end <= now) {
+            return Ok(Lifecycle { phase: Phase::Ended, since: Some(end), next: None });
+        }
+        let start = instant_of(self.start.as_ref(), merged, &zone, Edge::Start)?;
+        Ok(match start {
+            _ if !active => Lifecycle { phase: Phase::Ended, since: None, next: None },
+            Some(start) if start > now => {
                 let next = end.map_or(start, |end| end.min(start));
                 Lifecycle { phase: Phase::Future, since: None, next: Some(next) }
             }
-            (None, start) => Lifecycle { phase: Phase::Active, since: start, next: end },
+            start => Lifecycle { phase: Phase::Active, since: start, next: end },
         })
     }
 
@@ -169,26 +172,30 @@ fn instant_of(
     }
 }
 
-/// A day begins with its first instant: at 01:00 where the clocks skip midnight, and a day that a zone skipped is the next.
+/// Days and instants beyond the last one that can be told are that one: 9999-12-31 is how HR systems write that there is no end.
 fn resolve(text: &str, zone: &TimeZone, edge: Edge) -> Option<Timestamp> {
-    let Some(date) = parse_date(text) else {
-        let instant: jiff::Timestamp = text.parse().ok()?;
-        return Some(Timestamp(instant.as_millisecond()));
+    let instant = match (parse_date(text), edge) {
+        (None, _) => parse_instant(text)?,
+        (Some(date), Edge::Start) => first_instant(date, zone).unwrap_or(jiff::Timestamp::MAX),
+        (Some(date), Edge::AfterLastDay) => {
+            date.tomorrow().ok().and_then(|day| first_instant(day, zone)).unwrap_or(jiff::Timestamp::MAX)
+        }
     };
-    let day = match edge {
-        Edge::Start => date,
-        Edge::AfterLastDay => date.tomorrow().ok()?,
-    };
+    Some(Timestamp(instant.as_millisecond()))
+}
+
+/// A day begins with its first instant: at 01:00 where the clocks skip midnight, and a day that a zone skipped is the next.
+/// None: it is beyond the last instant.
+fn first_instant(day: Date, zone: &TimeZone) -> Option<jiff::Timestamp> {
     let midnight = zone.to_ambiguous_timestamp(day.at(0, 0, 0, 0));
-    let first = match midnight.offset() {
-        AmbiguousOffset::Unambiguous { .. } | AmbiguousOffset::Fold { .. } => midnight.compatible().ok()?,
+    match midnight.offset() {
+        AmbiguousOffset::Unambiguous { .. } | AmbiguousOffset::Fold { .. } => midnight.compatible().ok(),
         // The clocks skip midnight: the day begins with the jump, wherever in the gap midnight would have been.
         AmbiguousOffset::Gap { .. } => {
             let after = midnight.compatible().ok()?.checked_add(SignedDuration::from_nanos(1)).ok()?;
-            zone.preceding(after).next()?.timestamp()
+            Some(zone.preceding(after).next()?.timestamp())
         }
-    };
-    Some(Timestamp(first.as_millisecond()))
+    }
 }
 
 /// `YYYY-MM-DD` and nothing else: jiff itself would take the date out of a date and time.
@@ -201,9 +208,18 @@ fn parse_date(text: &str) -> Option<Date> {
     shape.then(|| text.parse().ok()).flatten()
 }
 
+/// As in RFC 3339. jiff's last instant is 9999-12-30T22:00:00.999Z: what the year 9999 has after it, is it.
+fn parse_instant(text: &str) -> Option<jiff::Timestamp> {
+    text.parse().ok().or_else(|| {
+        let pieces = Pieces::parse(text).ok()?;
+        let beyond = pieces.date().year() == Date::MAX.year() && pieces.time().is_some() && pieces.offset().is_some();
+        beyond.then_some(jiff::Timestamp::MAX)
+    })
+}
+
 /// Whether a text is a date or an instant as the lifecycle reads it.
 pub fn is_date(text: &str) -> bool {
-    parse_date(text).is_some() || text.parse::<jiff::Timestamp>().is_ok()
+    parse_date(text).is_some() || parse_instant(text).is_some()
 }
 
 #[cfg(test)]
@@ -289,6 +305,50 @@ mod tests {
             let found = rules(LastDay::Included, "UTC").evaluate("person", &seen(&dates(start, end)), at(now)).unwrap();
             assert_eq!(found, expected, "{start} {end} at {now}");
         }
+    }
+
+    #[test]
+    fn a_date_that_means_no_end_is_the_last_instant_and_hides_nothing() {
+        let last = Timestamp(jiff::Timestamp::MAX.as_millisecond());
+        let later = [
+            "9999-12-31",
+            "9999-12-31T00:00:00Z",
+            "9999-12-31T23:59:59.999Z",
+            "9999-12-31T00:00:00-12:00",
+            "9999-12-31T23:59:59+14:00",
+        ];
+        for zone in ["UTC", "Europe/Berlin", "Pacific/Kiritimati", "Etc/GMT+12"] {
+            for edge in [Edge::Start, Edge::AfterLastDay] {
+                for text in later {
+                    let found = resolve(text, &time_zone(zone).unwrap(), edge).expect(text);
+                    assert!(found <= last && found > at("9999-12-30T00:00:00Z"), "{text} {zone}");
+                }
+            }
+            assert_eq!(resolve("9999-12-31", &time_zone(zone).unwrap(), Edge::AfterLastDay), Some(last), "{zone}");
+            let rules = rules(LastDay::Included, zone);
+            let now = at("2026-06-01T00:00:00Z");
+            let found = rules.evaluate("person", &seen(&dates("2026-03-02", "9999-12-31")), now).unwrap();
+            assert_eq!((found.phase, found.next), (Phase::Active, Some(last)), "{zone}");
+            let never = rules.evaluate("person", &seen(&dates("9999-12-31", "9999-12-31")), now).unwrap();
+            assert_eq!(never.phase, Phase::Future, "{zone}");
+            let over = rules.evaluate("person", &seen(&dates("9999-12-31", "2026-05-01")), now).unwrap();
+            assert_eq!(over.phase, Phase::Ended, "{zone}");
+        }
+        for text in
+            ["9999-12-32", "9999-12-31T00:00:00", "9999-12-31T24:00:00Z", "9999-12-31Z", "10000-01-01T00:00:00Z"]
+        {
+            assert!(!is_date(text) && resolve(text, &TimeZone::UTC, Edge::Start).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_start_that_nobody_can_read_hides_no_end_that_has_passed() {
+        let rules = rules(LastDay::Included, "UTC");
+        let over = at("2026-06-01T00:00:00Z");
+        let found = rules.evaluate("person", &seen(&dates("soon", "2026-05-31")), over).unwrap();
+        assert_eq!(found, Lifecycle { phase: Phase::Ended, since: Some(over), next: None });
+        let before = rules.evaluate("person", &seen(&dates("soon", "2026-05-31")), Timestamp(over.0 - 1)).unwrap_err();
+        assert!(before.reason.starts_with("`start` is not a date"), "{before}");
     }
 
     #[test]

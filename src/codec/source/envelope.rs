@@ -8,8 +8,13 @@ use crate::codec::cloudevents;
 use crate::rules::SourceFormat;
 use apache_avro::types::Value as Avro;
 use bytes::Bytes;
+use jiff::SignedDuration;
+use jiff::civil::DateTime;
 use smol_str::SmolStr;
 use std::borrow::Cow;
+
+/// What Avro counts its dates and times from, in UTC.
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
 impl SourceDecoder {
     pub(super) fn document<'v>(
@@ -118,10 +123,10 @@ fn json_of_avro(value: Avro) -> Json<'static> {
         Avro::Array(items) => Json::Array(items.into_iter().map(json_of_avro).collect()),
         Avro::Map(entries) => members(entries),
         Avro::Record(fields) => members(fields),
-        Avro::Date(days) => time(i64::from(days).checked_mul(86_400), jiff::Timestamp::from_second, true),
-        Avro::TimestampMillis(ms) => time(Some(ms), jiff::Timestamp::from_millisecond, false),
-        Avro::TimestampMicros(us) => time(Some(us), jiff::Timestamp::from_microsecond, false),
-        Avro::TimestampNanos(ns) => time(Some(ns / 1_000), jiff::Timestamp::from_microsecond, false),
+        Avro::Date(days) => text_of(EPOCH.date().checked_add(SignedDuration::from_hours(24 * i64::from(days))).ok()),
+        Avro::TimestampMillis(ms) => instant(SignedDuration::from_millis(ms)),
+        Avro::TimestampMicros(us) => instant(SignedDuration::from_micros(us)),
+        Avro::TimestampNanos(ns) => instant(SignedDuration::from_micros(ns / 1_000)),
         Avro::BigDecimal(number) => Json::String(number.to_string().into()),
         Avro::Bytes(_)
         | Avro::Fixed(..)
@@ -141,12 +146,11 @@ fn members(entries: impl IntoIterator<Item = (String, Avro)>) -> Json<'static> {
     Json::Object(entries.into_iter().map(|(name, value)| (name.into(), json_of_avro(value))).collect())
 }
 
-fn time(count: Option<i64>, of: fn(i64) -> Result<jiff::Timestamp, jiff::Error>, date_only: bool) -> Json<'static> {
-    match count.map(of) {
-        Some(Ok(time)) => {
-            let text = time.to_string();
-            Json::String(if date_only { text.chars().take("YYYY-MM-DD".len()).collect() } else { text.into() })
-        }
-        _ => Json::Object(Vec::new()),
-    }
+/// By the calendar, which has the whole year 9999: jiff's instants end within its 30 December.
+fn instant(since_epoch: SignedDuration) -> Json<'static> {
+    text_of(EPOCH.checked_add(since_epoch).ok().map(|time| format!("{time}Z")))
+}
+
+fn text_of(time: Option<impl ToString>) -> Json<'static> {
+    time.map_or(Json::Object(Vec::new()), |time| Json::String(time.to_string().into()))
 }

@@ -6,6 +6,7 @@
 use super::json::Json;
 use super::{MOST_ID_BYTES, Reason, Rejection};
 use crate::model::{Attributes, Timestamp, Value};
+use crate::rules::lifecycle::is_date;
 use crate::rules::{AttributeRule, AttributeType, EventPath, SourceRules};
 use smol_str::SmolStr;
 
@@ -195,10 +196,4 @@ fn bool(text: &str) -> Option<Value> {
         "false" | "False" | "FALSE" => Some(Value::Bool(false)),
         _ => None,
     }
-}
-
-/// `YYYY-MM-DD` to the letter, or RFC 3339.
-fn is_date(text: &str) -> bool {
-    let plain = text.len() == "YYYY-MM-DD".len() && text.parse::<jiff::civil::Date>().is_ok();
-    plain || text.parse::<jiff::Timestamp>().is_ok()
 }

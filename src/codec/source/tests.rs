@@ -377,6 +377,65 @@ fn avro_in_single_object_encoding_is_read_by_a_known_schema() {
 }
 
 #[test]
+fn a_date_that_means_no_end_is_taken_as_the_source_wrote_it() {
+    for text in ["9999-12-31", "9999-12-31T00:00:00Z", "9999-12-31T23:59:59.999+01:00"] {
+        let mut worker = worker();
+        worker["worker"]["startDate"] = text.into();
+        let RecordChange::Replace(attributes) = event(&hr(), &incoming(worker.to_string())).change else {
+            panic!("{text}")
+        };
+        assert_eq!(attributes.get("startDate"), Some(&Value::from(text)));
+    }
+    for text in ["10000-01-01", "10000-01-01T00:00:00Z", "9999-12-32", "9999-12-31T00:00:00"] {
+        let mut worker = worker();
+        worker["worker"]["startDate"] = text.into();
+        assert!(rejected(&hr(), &incoming(worker.to_string())).starts_with("wrong_type: "), "{text}");
+    }
+}
+
+#[test]
+fn the_last_days_of_avro_s_calendar_are_dates_too() {
+    use apache_avro::types::Value as Avro;
+    const LAST_DAY: i32 = 2_932_896;
+    const LAST_MS: i64 = LAST_DAY as i64 * 86_400_000 + 86_399_999;
+    let start = |kind: &str, logical: &str, start: Avro| {
+        let schema = format!(
+            r#"{{"type":"record","name":"W","fields":[{{"name":"id","type":"string"}},
+               {{"name":"at","type":"long"}}, {{"name":"number","type":"int"}},
+               {{"name":"start","type":{{"type":"{kind}","logicalType":"{logical}"}}}}]}}"#
+        );
+        let writer = WriterSchema::parse(&schema).unwrap();
+        let fields =
+            [("id", Avro::String("e".into())), ("at", Avro::Long(7)), ("number", Avro::Int(7)), ("start", start)];
+        let value = Avro::Record(fields.map(|(name, value)| (name.to_owned(), value)).into());
+        let body = GenericDatumWriter::builder(writer.schema()).build().unwrap().write_value_to_vec(value).unwrap();
+        let bytes = [single_object_frame(fingerprint(writer.schema())), body].concat();
+        match decoder().with_schemas([writer]).decode(&rules(AVRO), &incoming(bytes)) {
+            Ok(Decoded::Event(event)) => match &event.change {
+                RecordChange::Replace(attributes) => attributes.get("startDate").cloned(),
+                other => panic!("{other:?}"),
+            },
+            Err(error) => {
+                assert!(error.to_string().starts_with("wrong_type: "), "{error}");
+                None
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(start("int", "date", Avro::Date(LAST_DAY)), Some("9999-12-31".into()));
+    assert_eq!(start("int", "date", Avro::Date(-1)), Some("1969-12-31".into()));
+    assert_eq!(start("int", "date", Avro::Date(LAST_DAY + 1)), None);
+    assert_eq!(start("int", "date", Avro::Date(i32::MIN)), None);
+    let millis = |ms| start("long", "timestamp-millis", Avro::TimestampMillis(ms));
+    assert_eq!(millis(LAST_MS), Some("9999-12-31T23:59:59.999Z".into()));
+    assert_eq!(millis(-1), Some("1969-12-31T23:59:59.999Z".into()));
+    assert_eq!(millis(LAST_MS + 1), None);
+    assert_eq!(millis(i64::MAX), None);
+    let micros = start("long", "timestamp-micros", Avro::TimestampMicros(LAST_MS * 1_000));
+    assert_eq!(micros, Some("9999-12-31T23:59:59.999Z".into()));
+}
+
+#[test]
 fn the_key_of_an_event_that_comes_by_http_is_its_record_id() {
     assert_eq!(record_key(&hr(), worker().to_string().as_bytes()).as_deref(), Some("77"));
     assert_eq!(record_key(&hr(), b"{}"), None);
