@@ -30,9 +30,10 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// What stands there: None where nothing does, or where a step goes into something that is no object.
+    /// What stands there: None where nothing does, or where a step goes into something that is no object. Whoever says that an
+    /// object is null says it of all that would be in it.
     pub fn find(&self, path: &EventPath) -> Option<&Self> {
-        path.parts().iter().try_fold(self, |here, part| here.get(part))
+        path.parts().iter().try_fold(self, |here, part| if here.is_null() { Some(here) } else { here.get(part) })
     }
 
     pub fn as_str(&self) -> Option<&str> {
@@ -195,9 +196,11 @@ mod tests {
 
     #[test]
     fn of_two_members_of_one_name_the_later_counts_as_everywhere() {
-        let read: Json<'_> = serde_json::from_str(r#"{"a":1,"a":2,"b":{"c":3}}"#).unwrap();
+        let read: Json<'_> = serde_json::from_str(r#"{"a":1,"a":2,"b":{"c":3},"n":null}"#).unwrap();
         assert_eq!(read.get("a"), Some(&Json::Number(2.into())));
         assert_eq!(read.find(&EventPath::new("b.c").unwrap()), Some(&Json::Number(3.into())));
         assert_eq!(read.find(&EventPath::new("a.c").unwrap()), None);
+        assert_eq!(read.find(&EventPath::new("b.d").unwrap()), None);
+        assert_eq!(read.find(&EventPath::new("n.c.d").unwrap()), Some(&Json::Null));
     }
 }

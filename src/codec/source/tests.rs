@@ -239,6 +239,52 @@ fn a_null_in_a_partial_update_removes_only_where_the_source_says_so() {
 }
 
 #[test]
+fn a_null_instead_of_an_object_is_a_null_for_all_that_would_be_in_it() {
+    let source = |record: &str| {
+        rules(&format!(
+            "source: hr\ntopic: hr.workers\ntenant: acme\nevent: {{ id: id }}\nrecord: {{ id: worker{record} }}\n\
+             attributes:\n  givenName: contract.state.name\n  groups: {{ path: contract.groups, type: list }}\n"
+        ))
+    };
+    let change = |record: &str, text: &str| event(&source(record), &incoming(text.to_owned())).change;
+    let removes = |text: &str| change(", partial: true, null_removes: true", text);
+    let both = Attributes::from([("givenName", Value::Null), ("groups", Value::Null)]);
+    assert_eq!(removes(r#"{"id":"1","worker":"7","contract":null}"#), RecordChange::Merge(both));
+    let status = Attributes::from([("givenName", Value::Null)]);
+    assert_eq!(removes(r#"{"id":"1","worker":"7","contract":{"state":null}}"#), RecordChange::Merge(status.clone()));
+    let innermost = r#"{"id":"1","worker":"7","contract":{"state":{"name":null}}}"#;
+    assert_eq!(removes(innermost), RecordChange::Merge(status));
+    for absent in [r#"{"id":"1","worker":"7"}"#, r#"{"id":"1","worker":"7","contract":{"state":{}}}"#] {
+        assert_eq!(removes(absent), RecordChange::Merge(Attributes::default()), "{absent}");
+    }
+    let null = r#"{"id":"1","worker":"7","contract":null}"#;
+    assert_eq!(change(", partial: true", null), RecordChange::Merge(Attributes::default()));
+    assert_eq!(change("", null), RecordChange::Replace(Attributes::default()));
+}
+
+#[test]
+fn a_null_instead_of_an_avro_record_is_a_null_for_all_that_would_be_in_it() {
+    use apache_avro::types::Value as Avro;
+    let schema = r#"{"type":"record","name":"W","fields":[{"name":"id","type":"string"},
+        {"name":"contract","type":["null",{"type":"record","name":"C","fields":[{"name":"status","type":"string"}]}]}]}"#;
+    let writer = WriterSchema::parse(schema).unwrap();
+    let value = Avro::Record(vec![
+        ("id".into(), Avro::String("e-1".into())),
+        ("contract".into(), Avro::Union(0, Box::new(Avro::Null))),
+    ]);
+    let body = GenericDatumWriter::builder(writer.schema()).build().unwrap().write_value_to_vec(value).unwrap();
+    let bytes = [single_object_frame(fingerprint(writer.schema())), body].concat();
+    let rules = rules(
+        "source: hr\ntopic: hr.workers\ntenant: acme\nformat: avro\nevent: { id: id }\n\
+         record: { id: id, partial: true, null_removes: true }\nattributes:\n  givenName: contract.status\n",
+    );
+    let Ok(Decoded::Event(event)) = decoder().with_schemas([writer]).decode(&rules, &incoming(bytes)) else {
+        panic!("an event")
+    };
+    assert_eq!(event.change, RecordChange::Merge(Attributes::from([("givenName", Value::Null)])));
+}
+
+#[test]
 fn the_tenant_comes_from_where_the_source_says_and_must_be_a_known_one() {
     let source = |tenant: &str| {
         rules(&format!(
