@@ -9,8 +9,9 @@
 
 use super::function;
 use super::merged::{Merged, SlotSet, Slots};
-use super::program::{self, Lowering, Table};
+use super::program::{self, Item, Lowering, Table};
 use super::shape::{self, Names, Shape, TableShapes};
+use super::steps::Steps;
 use super::syntax;
 use crate::model::Value;
 use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt, Kind};
@@ -168,7 +169,9 @@ impl Expression {
     }
 
     pub fn evaluate(&self, merged: &Merged<'_>, kind: &str) -> Result<Value, EvaluationError> {
-        match self.program.as_ref().and_then(|program| program.value(merged, kind)) {
+        let steps = Steps::default();
+        let value = self.program.as_ref().and_then(|program| program.value(merged, kind, &steps));
+        match steps.suffice(value)? {
             Some(value) => Ok(value),
             None => self.interpret(merged, kind),
         }
@@ -176,7 +179,9 @@ impl Expression {
 
     /// For conditions: anything but true or false is an error.
     pub fn is_true(&self, merged: &Merged<'_>, kind: &str) -> Result<bool, EvaluationError> {
-        match self.program.as_ref().and_then(|program| program.is_true(merged, kind)) {
+        let steps = Steps::default();
+        let truth = self.program.as_ref().and_then(|program| program.is_true(merged, kind, &steps));
+        match steps.suffice(truth)? {
             Some(bool) => Ok(bool),
             None => self.interpret_condition(merged, kind),
         }
@@ -201,7 +206,7 @@ impl Expression {
         kind: &str,
         take: impl FnOnce(&dyn Val) -> Result<T, EvaluationError>,
     ) -> Result<T, EvaluationError> {
-        let scope = Scope { merged, kind, expression: self };
+        let scope = Scope { merged, kind, expression: self, steps: Steps::default() };
         let run = || {
             let mut context = Context::with_env(Arc::clone(&self.language.env));
             context.set_variable_resolver(&scope);
@@ -211,8 +216,9 @@ impl Expression {
             }
         };
         // Costs nothing where the thread has enough left, as it nearly always has.
-        stacker::maybe_grow(self.stack, self.stack, || catch_unwind(AssertUnwindSafe(run)))
-            .unwrap_or_else(|_| Err(EvaluationError("the expression interpreter panicked".to_owned())))
+        let found = stacker::maybe_grow(self.stack, self.stack, || catch_unwind(AssertUnwindSafe(run)))
+            .unwrap_or_else(|_| Err(EvaluationError("the expression interpreter panicked".to_owned())));
+        scope.steps.suffice(found)?
     }
 
     /// The interpreter's errors may quote values; these name types and attributes only.
@@ -323,11 +329,14 @@ struct Scope<'a> {
     merged: &'a Merged<'a>,
     kind: &'a str,
     expression: &'a Expression,
+    /// Taken for what is copied into the interpreter each time it asks: that's where long lists in loops cost most.
+    steps: Steps,
 }
 
 impl VariableResolver for Scope<'_> {
     fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
         if let Some(value) = self.merged.get(name) {
+            self.steps.take(Item::Held(value).steps())?;
             return Some(to_cel(value));
         }
         match name {

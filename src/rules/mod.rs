@@ -25,6 +25,7 @@ mod check;
 mod entitlement;
 mod identity;
 mod program;
+mod steps;
 mod syntax;
 mod target_draft;
 

@@ -4,7 +4,7 @@
 //! its element where a single value is declared: directories hold every attribute as a list.
 
 use super::json::Json;
-use super::{MOST_ID_BYTES, Reason, Rejection};
+use super::{MOST_ID_BYTES, MOST_LIST_ELEMENTS, Reason, Rejection};
 use crate::model::{Attributes, Timestamp, Value};
 use crate::rules::lifecycle::is_date;
 use crate::rules::{AttributeRule, AttributeType, EventPath, SourceRules};
@@ -167,6 +167,14 @@ fn wanted(kind: AttributeType) -> &'static str {
 fn list(rule: &AttributeRule, found: &Json<'_>) -> Result<Value, Rejection> {
     match found {
         Json::Null => Ok(Value::Null),
+        Json::Array(items) if items.len() > MOST_LIST_ELEMENTS => {
+            let detail = format!(
+                "field {}: the list has {} elements; at most {MOST_LIST_ELEMENTS} are taken",
+                rule.path,
+                items.len()
+            );
+            Err(Rejection::new(Reason::TooLarge, detail))
+        }
         Json::Array(items) => {
             if let Some(odd) = items.iter().find(|item| item.is_object() || item.is_array()) {
                 let detail = format!(

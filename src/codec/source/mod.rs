@@ -25,6 +25,8 @@ use std::sync::Arc;
 
 /// Ids are keys of state and parts of headers: one of more bytes is a document in the wrong field.
 const MOST_ID_BYTES: usize = 512;
+/// Elements of a list attribute: nobody is in more groups, and every rule that reads the list looks at each of them.
+const MOST_LIST_ELEMENTS: usize = 10_000;
 /// A traceparent has 55 characters (W3C Trace Context, version 00); later versions may be longer.
 const MOST_TRACEPARENT_BYTES: usize = 128;
 

@@ -201,6 +201,19 @@ fn bad_input_is_rejected_with_the_field_and_never_its_value() {
 }
 
 #[test]
+fn a_list_has_as_many_elements_as_rules_can_look_at() {
+    let with = |elements: usize| {
+        let mut worker = worker();
+        worker["worker"]["groups"] = vec!["g"; elements].into();
+        let decoder = SourceDecoder::new(None, BTreeSet::from(["acme".into()]), 1 << 20);
+        decoder.decode(&hr(), &incoming(worker.to_string()))
+    };
+    assert!(matches!(with(MOST_LIST_ELEMENTS), Ok(Decoded::Event(_))));
+    let rejection = with(MOST_LIST_ELEMENTS + 1).unwrap_err().to_string();
+    assert_eq!(rejection, "too_large: field worker.groups: the list has 10001 elements; at most 10000 are taken");
+}
+
+#[test]
 fn types_say_what_an_event_does() {
     let mut removal =
         json!({"id": "e-2", "sequence": "13", "type": "deleted", "worker": {"workerId": "77", "number": 1001}});

@@ -2,6 +2,7 @@
 //! be. What CEL's operators say of values is said here again, for the types that attributes can have.
 
 use crate::model::Value;
+use crate::rules::steps::Steps;
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -55,6 +56,16 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// What a look at all of it costs: an element a step, and a text by its length.
+    pub fn steps(&self) -> usize {
+        const BYTES_A_STEP: usize = 64;
+        match self.look() {
+            Look::List(items) => items.len(),
+            Look::Text(text) => text.len() / BYTES_A_STEP,
+            _ => 0,
+        }
+    }
+
     pub fn is_null(&self) -> bool {
         matches!(self, Self::Held(Value::Null))
     }
@@ -99,16 +110,23 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// As an attribute holds it; None: no attribute can.
-    pub fn into_value(self) -> Option<Value> {
+    /// As an attribute holds it; None: no attribute can, or it has more elements than there are steps left.
+    pub fn into_value(self, steps: &Steps) -> Option<Value> {
         Some(match self {
+            Self::Held(Value::List(items)) => {
+                steps.take(items.len())?;
+                Value::List(items.clone())
+            }
             Self::Held(value) => value.clone(),
             Self::Bool(b) => Value::Bool(b),
             Self::Int(i) => Value::Int(i),
             Self::Float(x) => Value::Float(x),
             Self::Text(Cow::Borrowed(text)) => Value::text(text),
             Self::Text(Cow::Owned(text)) => Value::text(text),
-            Self::List(items) => Value::List(items.into_iter().map(Item::into_value).collect::<Option<_>>()?),
+            Self::List(items) => {
+                steps.take(items.len())?;
+                Value::List(items.into_iter().map(|item| item.into_value(steps)).collect::<Option<_>>()?)
+            }
             Self::Table(_) => return None,
         })
     }
@@ -141,8 +159,9 @@ impl<'l> Elements<'l> {
     }
 }
 
-/// CEL's `==`: numbers by what they say, anything else only within its type. None: the interpreter is to say.
-pub fn equal(left: Look<'_>, right: Look<'_>) -> Option<bool> {
+/// CEL's `==`: numbers by what they say, anything else only within its type. None: the interpreter is to say, unless there are
+/// no steps left.
+pub fn equal(left: Look<'_>, right: Look<'_>, steps: &Steps) -> Option<bool> {
     Some(match (left, right) {
         (Look::Table(_), _) | (_, Look::Table(_)) => return None,
         (Look::Null, Look::Null) => true,
@@ -152,8 +171,9 @@ pub fn equal(left: Look<'_>, right: Look<'_>) -> Option<bool> {
             if a.len() != b.len() {
                 return Some(false);
             }
+            steps.take(a.len())?;
             for (a, b) in a.iter().zip(b.iter()) {
-                if !equal(a, b)? {
+                if !equal(a, b, steps)? {
                     return Some(false);
                 }
             }
@@ -184,11 +204,12 @@ fn numbers(left: Look<'_>, right: Look<'_>) -> Option<Ordering> {
 }
 
 /// CEL's `in`.
-pub fn contains(container: Look<'_>, wanted: Look<'_>) -> Option<bool> {
+pub fn contains(container: Look<'_>, wanted: Look<'_>, steps: &Steps) -> Option<bool> {
     match container {
         Look::List(items) => {
+            steps.take(items.len())?;
             for item in items.iter() {
-                if equal(item, wanted)? {
+                if equal(item, wanted, steps)? {
                     return Some(true);
                 }
             }

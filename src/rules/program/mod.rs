@@ -7,6 +7,9 @@
 //! The interpreter stays the reference. A program gives the value that it would give, or None: then the interpreter is asked.
 //! So every error text is the interpreter's own, and what can't be lowered (`lower`) costs time and nothing else. None is no
 //! error by itself; it may stand where a value decides anyway (`None || true` is true), as an error may in CEL.
+//!
+//! A list is as long as a source says. What looks at its elements takes `Steps` for them; when none are left nothing runs any
+//! more, and whatever came out is not to be used.
 
 mod item;
 mod lower;
@@ -15,12 +18,13 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-pub use item::Table;
+pub use item::{Item, Table};
 pub use lower::{Lowering, lower};
 
 use super::merged::{Merged, Slot};
+use super::steps::Steps;
 use crate::model::Value;
-use item::{Item, Look};
+use item::Look;
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -104,6 +108,7 @@ enum Gathering {
 struct Scope<'a> {
     merged: &'a Merged<'a>,
     kind: &'a str,
+    steps: &'a Steps,
 }
 
 /// The variables of the loops around, the innermost first.
@@ -114,14 +119,14 @@ struct Variables<'l, 'a> {
 }
 
 impl Program {
-    /// Its value; None: the interpreter is to say.
-    pub fn value(&self, merged: &Merged<'_>, kind: &str) -> Option<Value> {
-        self.0.run(Scope { merged, kind }, None)?.into_value()
+    /// Its value; None: the interpreter is to say, where steps are left.
+    pub fn value(&self, merged: &Merged<'_>, kind: &str, steps: &Steps) -> Option<Value> {
+        self.0.run(Scope { merged, kind, steps }, None)?.into_value(steps)
     }
 
-    /// True or false; None: the interpreter is to say.
-    pub fn is_true(&self, merged: &Merged<'_>, kind: &str) -> Option<bool> {
-        self.0.run(Scope { merged, kind }, None)?.as_bool()
+    /// True or false; None: the interpreter is to say, where steps are left.
+    pub fn is_true(&self, merged: &Merged<'_>, kind: &str, steps: &Steps) -> Option<bool> {
+        self.0.run(Scope { merged, kind, steps }, None)?.as_bool()
     }
 }
 
@@ -133,7 +138,7 @@ impl Node {
             Self::Constant(value) => Some(Item::Held(value)),
             Self::Attribute(slot) => Some(scope.merged.at(*slot).map_or(Item::null(), Item::Held)),
             Self::Kind => Some(Item::Text(Cow::Borrowed(scope.kind))),
-            Self::Variable(up) => variable(inner?, *up),
+            Self::Variable(up) => variable(scope, inner?, *up),
             Self::Table(table) => Some(Item::Table(table)),
             Self::Choice(nodes) => {
                 let [condition, yes, no] = nodes.as_ref();
@@ -144,14 +149,14 @@ impl Node {
                 let items = nodes.iter().map(|node| node.run(scope, inner)).collect::<Option<Vec<_>>>()?;
                 Some(Item::List(items))
             }
-            Self::Unary(function, node) => function(node.run(scope, inner)?),
+            Self::Unary(function, node) => function(node.argument(scope, inner)?),
             Self::Binary(function, nodes) => {
                 let [first, second] = nodes.as_ref();
-                function(first.run(scope, inner)?, second.run(scope, inner)?)
+                function(first.argument(scope, inner)?, second.argument(scope, inner)?)
             }
             Self::Ternary(function, nodes) => {
                 let [first, second, third] = nodes.as_ref();
-                function(first.run(scope, inner)?, second.run(scope, inner)?, third.run(scope, inner)?)
+                function(first.argument(scope, inner)?, second.argument(scope, inner)?, third.argument(scope, inner)?)
             }
             Self::Index(nodes) => {
                 let [container, key] = nodes.as_ref();
@@ -176,6 +181,15 @@ impl Node {
         }
     }
 
+    /// What a function looks at: outside of loops once, within one again for each element.
+    fn argument<'a>(&'a self, scope: Scope<'a>, inner: Inner<'_, 'a>) -> Option<Item<'a>> {
+        let item = self.run(scope, inner)?;
+        if inner.is_some() {
+            scope.steps.take(item.steps())?;
+        }
+        Some(item)
+    }
+
     /// What gives true or false, whatever it is given.
     fn truth<'a>(&'a self, scope: Scope<'a>, inner: Inner<'_, 'a>) -> Option<bool> {
         let both = |nodes: &'a [Node; 2]| Some((nodes[0].run(scope, inner)?, nodes[1].run(scope, inner)?));
@@ -196,16 +210,20 @@ impl Node {
                     false => left,
                 },
             },
-            Self::Equal(nodes) => both(nodes).and_then(|(left, right)| item::equal(left.look(), right.look())),
-            Self::Unequal(nodes) => {
-                both(nodes).and_then(|(left, right)| item::equal(left.look(), right.look())).map(|equal| !equal)
+            Self::Equal(nodes) => {
+                both(nodes).and_then(|(left, right)| item::equal(left.look(), right.look(), scope.steps))
             }
+            Self::Unequal(nodes) => both(nodes)
+                .and_then(|(left, right)| item::equal(left.look(), right.look(), scope.steps))
+                .map(|equal| !equal),
             Self::Compare(comparison, nodes) => {
                 let (left, right) = both(nodes)?;
                 item::compare(left.look(), right.look()).map(|order| comparison.holds(order))
             }
-            Self::In(nodes) => both(nodes).and_then(|(item, list)| item::contains(list.look(), item.look())),
-            Self::Matches(node, pattern) => Some(pattern.is_match(node.run(scope, inner)?.as_text()?)),
+            Self::In(nodes) => {
+                both(nodes).and_then(|(item, list)| item::contains(list.look(), item.look(), scope.steps))
+            }
+            Self::Matches(node, pattern) => Some(pattern.is_match(node.argument(scope, inner)?.as_text()?)),
             _ => None,
         }
     }
@@ -215,9 +233,12 @@ impl Node {
     }
 }
 
-fn variable<'a>(mut variables: &Variables<'_, 'a>, up: usize) -> Option<Item<'a>> {
+fn variable<'a>(scope: Scope<'a>, mut variables: &Variables<'_, 'a>, up: usize) -> Option<Item<'a>> {
     for _ in 0..up {
         variables = variables.outer?;
+    }
+    if let Item::List(items) = variables.item {
+        scope.steps.take(items.len())?;
     }
     Some(variables.item.clone())
 }
@@ -238,7 +259,7 @@ fn sum<'a>(nodes: &'a [Node], scope: Scope<'a>, inner: Inner<'_, 'a>) -> Option<
     /// Room for what follows in a user name, a display name, an address.
     const MORE: usize = 40;
     let (first, rest) = nodes.split_first()?;
-    let first = first.run(scope, inner)?;
+    let first = first.argument(scope, inner)?;
     match first.look() {
         Look::Text(_) => {
             let mut text = match first.into_text()? {
@@ -250,14 +271,14 @@ fn sum<'a>(nodes: &'a [Node], scope: Scope<'a>, inner: Inner<'_, 'a>) -> Option<
                 }
             };
             for node in rest {
-                text.push_str(node.run(scope, inner)?.as_text()?);
+                text.push_str(node.argument(scope, inner)?.as_text()?);
             }
             Some(Item::Text(Cow::Owned(text)))
         }
         Look::List(_) => {
             let mut items = first.into_items()?;
             for node in rest {
-                match node.run(scope, inner)? {
+                match node.argument(scope, inner)? {
                     Item::Held(Value::List(more)) => items.extend(more.iter().map(Item::Held)),
                     more => items.append(&mut more.into_items()?),
                 }
@@ -348,6 +369,7 @@ impl Gathering {
             Self::ExistsOne(condition) => {
                 let mut found = 0usize;
                 for item in items {
+                    scope.steps.take(1)?;
                     let variables = Variables { item: &item, outer };
                     found += usize::from(condition.condition(scope, Some(&variables))?);
                 }
@@ -356,6 +378,7 @@ impl Gathering {
             Self::Map { filter, element } => {
                 let mut found = Vec::with_capacity(items.len());
                 for item in items {
+                    scope.steps.take(1)?;
                     let variables = Variables { item: &item, outer };
                     if let Some(filter) = filter
                         && !filter.condition(scope, Some(&variables))?
@@ -383,6 +406,7 @@ fn any<'a>(
 ) -> Option<bool> {
     let mut all_known = true;
     for item in items {
+        scope.steps.take(1)?;
         let variables = Variables { item: &item, outer };
         match condition.condition(scope, Some(&variables)) {
             Some(found) if found == wanted => return Some(true),

@@ -4,6 +4,7 @@ use crate::model::{Attributes, Value};
 use crate::rules::expression::{Expression, Language, Tables};
 use crate::rules::merged::{Merged, Slots};
 use crate::rules::shape::{Names, Shape};
+use crate::rules::steps::Steps;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -276,7 +277,9 @@ fn the_expressions_that_are_compared_are_worth_it() {
         compiled += 1;
         if let Some(program) = &expression.program() {
             lowered += 1;
-            values += usize::from(program.value(&Merged::of(language.slots(), &made.1), "person").is_some());
+            values += usize::from(
+                program.value(&Merged::of(language.slots(), &made.1), "person", &Steps::default()).is_some(),
+            );
         }
     }
     assert!(compiled > 700 && lowered > 500 && values > 300, "{compiled} compile, {lowered} lowered, {values} values");
@@ -393,7 +396,58 @@ fn what_rules_are_made_of_never_needs_the_interpreter() {
     ] {
         let expression = compile(text, language).expect(text);
         let program = expression.program().expect(text);
-        let value = program.value(&merged, "person").expect(text);
+        let value = program.value(&merged, "person", &Steps::default()).expect(text);
         assert_eq!(shown(&value), shown(&expression.interpret(&merged, "person").expect(text)), "{text}");
+    }
+}
+
+/// Lists are as long as an event says: what multiplies one by itself ends in an error, by way of the program or of the
+/// interpreter, and never in an answer.
+#[test]
+fn work_that_long_lists_multiply_ends_in_an_error() {
+    let with = |elements: usize| {
+        let groups = (0..elements).map(|n| Value::text(format!("g{n}"))).collect();
+        let note = "x".repeat(100_000);
+        Attributes::from([("groups", Value::List(groups)), ("given", Value::text(note)), ("level", Value::Int(1))])
+    };
+    let (few, many) = (with(100), with(10_000));
+    for text in [
+        "groups.filter(g, g in groups)",
+        "groups.exists(g, !(g in groups))",
+        "groups.all(g, g in groups) || true",
+        "true || groups.all(g, g in groups) ? groups.exists_one(g, g in groups) : false",
+        "groups.map(a, groups.map(b, a + b))",
+        "groups.map(a, groups)",
+        "groups.map(a, groups + [a])",
+        "groups.map(a, join(groups, ','))",
+        "groups.filter(a, groups == groups)",
+        "[groups + []].map(a, groups.filter(b, b in a))",
+        "groups.map(a, given + a)",
+        "groups.exists(a, lower(given) == a)",
+        "groups.filter(a, given.contains(a))",
+        "groups.filter(a, given.matches('y$'))",
+        // A member of a list that is no member of any type is asked of the interpreter, which then is not asked either.
+        "groups.exists(a, groups.exists(b, b + level == a))",
+        // Left to the interpreter from the start.
+        "groups.filter(a, a in groups && 1u < 2u)",
+        "groups.exists(a, !(a in groups)) || 1u > 2u",
+    ] {
+        let expression = compile(text, &LANGUAGE).unwrap_or_else(|| panic!("{text} compiles"));
+        let on = |attributes: &Attributes| expression.evaluate(&Merged::of(LANGUAGE.slots(), attributes), "person");
+        let error = on(&many).expect_err(text).to_string();
+        assert_eq!(error, "it looks at more than 1000000 elements of lists: the lists are too long for it", "{text}");
+        if let Err(error) = on(&few) {
+            assert!(!error.to_string().contains("too long"), "{text}: {error}");
+        }
+    }
+    for text in [
+        "groups.filter(g, g.startsWith('g9'))",
+        "groups.filter(g, g in ['g1', 'g2']) + groups",
+        "'g1' in groups && 'none' in groups || size(groups) > 3",
+        "groups.map(g, upper(g)).exists(g, g == 'G9999')",
+        "['g1', 'g2', 'g3'].all(g, g in groups)",
+    ] {
+        let expression = compile(text, &LANGUAGE).unwrap_or_else(|| panic!("{text} compiles"));
+        assert!(expression.evaluate(&Merged::of(LANGUAGE.slots(), &many), "person").is_ok(), "{text}");
     }
 }
