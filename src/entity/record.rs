@@ -233,7 +233,7 @@ fn take(step: &mut Step, me: &Me, head: &mut RecordHead, event: &SourceEvent) {
 fn claim(step: &mut Step, me: &Me, head: &mut RecordHead) {
     head.route = Route::Claimed;
     let route = Address::route(me.tenant.clone(), me.source.clone(), me.record.clone());
-    step.send(route, Body::Claim { record: me.address(), movable: !me.anchor, order: head.order });
+    step.send(route, Body::Claim { record: me.address(), movable: !me.anchor });
 }
 
 /// Whoever is disputed hears what its source says under this route: by the order it sees whether that is the newer word.
@@ -354,8 +354,11 @@ fn routed(step: &mut Step, me: &Me, head: &mut RecordHead, verdict: RouteVerdict
             }
             head.link = Link::Unlinked;
         }
-        RouteVerdict::Disputed { .. } => {
+        RouteVerdict::Disputed { holder } => {
             head.route = Route::Disputed;
+            let holder = Address::record(holder, me.tenant.clone(), me.source.clone(), me.record.clone());
+            let verdict = RouteVerdict::Contested { by: me.address(), order: head.order };
+            step.send(holder, Body::Routed { verdict });
             if head.present {
                 dispute(step, me, AlertState::Raised, ROUTE_DISPUTED);
             }

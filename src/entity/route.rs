@@ -1,7 +1,7 @@
 //! Route: by which route a record id comes in, for sources with `route_by`.
 //!
 //! A record whose routing attribute changed against the source's promise turns up in another partition. Here both meet:
-//! the record moves, or, where it anchors an identity, the newcomer is disputed, and the holder told of it. It is never doubled.
+//! the record moves, or, where it anchors an identity, the newcomer is disputed. It is never doubled.
 //!
 //! A removal often says no more than the record's id (a directory's delete event, a tombstone): it comes here, and goes on to
 //! where the record is. One that overtakes the record's first event on its way waits for it.
@@ -18,7 +18,7 @@ const CONTENDER: &str = "contender";
 
 pub(super) fn step(step: &mut Step, body: Body) -> Result<(), StepError> {
     match body {
-        Body::Claim { record, movable, order } => claim(step, record, movable, order),
+        Body::Claim { record, movable } => claim(step, record, movable),
         Body::Source(event) if event.change == RecordChange::Remove => remove(step, Arc::unwrap_or_clone(event)),
         _ => Err(StepError::Misdirected { entity: "route", message: "anything but a claim or a removal" }),
     }
@@ -37,7 +37,7 @@ fn forward(step: &mut Step, holder: Address, mut event: SourceEvent) {
     step.send(holder, Body::Source(event.into()));
 }
 
-fn claim(step: &mut Step, record: Address, movable: bool, order: Option<i64>) -> Result<(), StepError> {
+fn claim(step: &mut Step, record: Address, movable: bool) -> Result<(), StepError> {
     let first = step.get::<Address>(HEAD)?.is_none();
     let verdict = match step.get::<Address>(HEAD)? {
         Some(holder) if holder != record && !movable => {
@@ -49,10 +49,7 @@ fn claim(step: &mut Step, record: Address, movable: bool, order: Option<i64>) ->
                 let verdict = RouteVerdict::MovedTo(record.routing_key.clone());
                 step.send(former, Body::Routed { verdict });
             }
-            let route = holder.routing_key.clone();
-            let verdict = RouteVerdict::Contested { by: record.clone(), order };
-            step.send(holder, Body::Routed { verdict });
-            RouteVerdict::Disputed { holder: route }
+            RouteVerdict::Disputed { holder: holder.routing_key }
         }
         Some(holder) if holder != record => {
             step.send(holder, Body::Routed { verdict: RouteVerdict::MovedTo(record.routing_key.clone()) });

@@ -90,7 +90,7 @@ pub enum Body {
         epoch: u64,
         holders: Vec<Address>,
     },
-    /// A Route's answer to `Claim`, its word that the record id has moved to another route, and what becomes of a dispute.
+    /// A Route's answer to `Claim`, its word that the record id has moved to another route, and what two records that dispute it tell one another.
     Routed {
         verdict: RouteVerdict,
     },
@@ -116,8 +116,6 @@ pub enum Body {
         record: Address,
         /// An anchor's record can't move: its identity, with all its accounts, lives by its routing key.
         movable: bool,
-        /// Of the event by which it claims, in its source's order.
-        order: Option<i64>,
     },
 
     // to an Identity
@@ -209,7 +207,7 @@ pub enum RouteVerdict {
     Disputed {
         holder: RoutingKey,
     },
-    /// To the holder: that one claims the record id as well, by an event of this order.
+    /// To the holder, by whom it is disputed with: that one claims the record id as well, by an event of this order.
     Contested {
         by: Address,
         order: Option<i64>,
@@ -393,7 +391,7 @@ mod tests {
         let ((t, a, i, r), (t2, a2, i2, r2)) = (place(), place());
         let bodies = [
             Body::Hold { holder: holder.clone() },
-            Body::Claim { record: holder.clone(), movable: true, order: Some(7) },
+            Body::Claim { record: holder.clone(), movable: true },
             Body::Routed { verdict: RouteVerdict::Disputed { holder: "acme/2".into() } },
             Body::Routed { verdict: RouteVerdict::Contested { by: holder.clone(), order: None } },
             Body::Routed { verdict: RouteVerdict::Settled { holder: "acme/2".into(), order: Some(8) } },
