@@ -22,6 +22,8 @@ const MAX_LOCAL_DELIVERIES: usize = 50_000;
 const META_BUNDLE: &str = "bundle";
 const META_CLOCK: &str = "clock";
 const META_SWEEP: &str = "sweep";
+/// Before the key, where the sweep goes a second time through what lies beside packs. No key of a row begins so.
+const ONCE_MORE: &[u8] = &[0xff];
 /// By which format the state was begun: without it, that of the release before packs.
 const META_FORMAT: &str = "format";
 /// Keys read at once while a partition is opened.
@@ -214,13 +216,22 @@ impl Partition {
         self.sweep.is_some()
     }
 
-    /// Re-evaluates up to `share` identities by the current rules: those whose rows lie beside, then those in packs.
+    /// Re-evaluates up to `share` identities by the current rules: those whose rows lie beside, those in packs, and once more those
+    /// beside, for one may have grown out of its pack before it was come to.
     pub fn sweep(&mut self, share: usize, emitted: &mut Emitted) -> Result<(), StoreError> {
-        match self.sweep.clone() {
-            Some(from) if from.starts_with(&key::packs()) => self.sweep_packs(&from, share, emitted),
-            Some(from) => self.sweep_beside(&from, share, emitted),
-            None => Ok(()),
+        let Some(from) = self.sweep.clone() else { return Ok(()) };
+        match from.strip_prefix(ONCE_MORE) {
+            Some(from) => {
+                let next = self.sweep_beside(from, share, emitted)?;
+                self.set_sweep(next.map(|next| [ONCE_MORE, &next].concat()));
+            }
+            None if from.starts_with(&key::packs()) => self.sweep_packs(&from, share, emitted)?,
+            None => {
+                let next = self.sweep_beside(&from, share, emitted)?;
+                self.set_sweep(Some(next.unwrap_or_else(key::packs)));
+            }
         }
+        Ok(())
     }
 
     fn sweep_packs(&mut self, from: &[u8], share: usize, emitted: &mut Emitted) -> Result<(), StoreError> {
@@ -243,11 +254,17 @@ impl Partition {
             }
         }
         let next = packs.last().map(|(last, _)| [last.as_slice(), &[0]].concat());
-        self.set_sweep(next.filter(|_| packs.len() == share));
+        self.set_sweep(Some(next.filter(|_| packs.len() == share).unwrap_or_else(|| ONCE_MORE.to_vec())));
         Ok(())
     }
 
-    fn sweep_beside(&mut self, from: &[u8], share: usize, emitted: &mut Emitted) -> Result<(), StoreError> {
+    /// Gives where it goes on; None at the end.
+    fn sweep_beside(
+        &mut self,
+        from: &[u8],
+        share: usize,
+        emitted: &mut Emitted,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         let prefix = key::identities(None);
         let rows = self.store.scan(&prefix, from, share * 8)?;
         let mut last = None;
@@ -271,13 +288,9 @@ impl Partition {
                 self.deliver(Message { to, body: Body::Reevaluate, cause }, emitted)?;
             }
         }
-        let next = last.map(|mut key| {
-            key.push(0);
-            key
-        });
+        let next = last.map(|last| [last.as_slice(), &[0]].concat());
         let ended = rows.len() < share * 8 && swept < share;
-        self.set_sweep(if ended { Some(key::packs()) } else { next });
-        Ok(())
+        Ok(next.filter(|_| !ended))
     }
 
     fn set_sweep(&mut self, to: Option<Vec<u8>>) {

@@ -12,8 +12,8 @@ use crate::codec::source::SourceDecoder;
 use crate::entity::{Emission, Rows, key};
 use crate::model::topic::TopicNames;
 use crate::model::{
-    Address, Attributes, Body, Cause, Command, IdentityId, Message, PartitionId, RecordId, RoutingKey, TenantId,
-    Timestamp, Value,
+    Address, Attributes, Body, Cause, Command, IdentityId, Message, Outcome, PartitionId, RecordId, ResultEvent,
+    RoutingKey, TenantId, Timestamp, Value,
 };
 use crate::rules::{Bundle, SourceFile};
 use crate::store::memory::MemoryStores;
@@ -195,6 +195,69 @@ fn a_switch_that_follows_another_in_the_first_batch_of_a_partition_sweeps() {
     partition.deliver(until(&person, "2027-03-02T10:00:00Z"), &mut Emitted::default()).unwrap();
     partition.switch(second).unwrap();
     assert!(partition.is_sweeping(), "whom the first rules have decided about");
+}
+
+#[test]
+fn a_sweep_comes_to_everybody_also_to_who_grows_out_of_a_pack_meanwhile() {
+    let first = rules("number");
+    let mut partition = empty(PartitionId(0), 1, &first);
+    partition.switch(first).unwrap();
+    let people: Vec<Address> =
+        (0..60).map(|n| identity(&RoutingKey::of(&"acme".into(), &format!("w{n:02}")), "i")).collect();
+    let commands = |emitted: &Emitted| -> Vec<Command> {
+        let commands = emitted.emissions.iter().filter_map(|emission| match emission {
+            Emission::Command(command) => Some(command.as_ref().clone()),
+            _ => None,
+        });
+        commands.collect()
+    };
+    let mut made = Emitted::default();
+    partition.tick(NINE);
+    people.iter().for_each(|to| partition.deliver(until(to, "2027-03-02T10:00:00Z"), &mut made).unwrap());
+    partition.switch(rules("\"number + '!'\"")).unwrap();
+    committed(&mut partition);
+    let mut made = commands(&made);
+    made.sort_by(|a, b| a.routing_key.cmp(&b.routing_key));
+    let (last, mut updated) = (made.pop().unwrap(), Vec::new());
+    for turn in 0.. {
+        if turn == 2 {
+            // What the worker says brings nothing to be decided, and no row of the last of them is small any more.
+            let result = ResultEvent {
+                tenant: last.tenant.clone(),
+                target: last.target.clone(),
+                account: last.account.clone(),
+                identity: last.identity.clone(),
+                routing_key: last.routing_key.clone(),
+                generation: last.generation,
+                op: last.op,
+                outcome: Outcome::Verified,
+                external_id: Some("x".repeat(20_000)),
+                error: None,
+                message: None,
+                attempt: 1,
+                retry_at: None,
+                at: NINE,
+                source_time: NINE,
+                effective: None,
+                traceparent: None,
+            };
+            let to = Address::identity(last.routing_key.clone(), last.tenant.clone(), last.identity.clone());
+            let cause = Cause::own("result".into(), NINE);
+            let message = Message { to, body: Body::Result(result.into()), cause };
+            partition.deliver(message, &mut Emitted::default()).unwrap();
+        } else if !partition.is_sweeping() {
+            break;
+        } else {
+            let mut emitted = Emitted::default();
+            partition.sweep(50, &mut emitted).unwrap();
+            updated.extend(commands(&emitted).into_iter().map(|command| command.routing_key));
+        }
+        committed(&mut partition);
+    }
+    updated.sort();
+    let mut everybody: Vec<_> = people.into_iter().map(|person| person.routing_key).collect();
+    everybody.sort();
+    assert_eq!(updated, everybody);
 }
 
 #[test]
