@@ -31,10 +31,10 @@ pub fn kept(world: &World) -> Result<(), String> {
     let at = |commit: usize| clock.get(&commit).copied().ok_or("a permit was given in a commit without the clock");
     let (urgent, by_a_person) = (decided(world, is_urgent), decided(world, is_by_a_person));
     let mut passed: BTreeMap<(SourceName, TargetName), Vec<Passed>> = BTreeMap::new();
-    let mut travelled: BTreeMap<Removal, u64> = BTreeMap::new();
+    let mut travelled: BTreeMap<Removal, Vec<usize>> = BTreeMap::new();
     for (commit, (removal, source)) in permits(world) {
         let urgent = urgent.contains(&removal);
-        *travelled.entry(removal.clone()).or_default() += 1;
+        travelled.entry(removal.clone()).or_default().push(commit);
         passed.entry((source, removal.1)).or_default().push(Passed { commit, at: at(commit)?, urgent });
     }
     for (commit, command) in removals(world) {
@@ -43,8 +43,11 @@ pub fn kept(world: &World) -> Result<(), String> {
         if by_a_person.contains(&removal) {
             continue;
         }
-        match travelled.get_mut(&removal) {
-            Some(permits) if *permits > 0 => *permits -= 1,
+        // The same timer may delete an account that was made anew: what was permitted later is not for this one.
+        let earlier =
+            |permits: &mut Vec<usize>| permits.iter().position(|given| *given <= commit).map(|at| permits.remove(at));
+        match travelled.get_mut(&removal).and_then(earlier) {
+            Some(_) => {}
             // What the Guard says to an identity of the same process takes effect in the same commit, and travels nowhere.
             _ if counted.contains(&commit) => {
                 let urgent = urgent.contains(&removal);
