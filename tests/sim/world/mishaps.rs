@@ -95,6 +95,16 @@ impl World {
     /// For a moment, in which it does something.
     pub(super) fn jump(&mut self, by: i64) {
         let which = self.random.below((self.processors.len() + self.workers.len()) as u64) as usize;
+        let is_worker = which >= self.processors.len();
+        if by > 0
+            && is_worker
+            && (!self.orphans.is_empty() || self.workers.iter().any(|worker| !worker.calls.is_empty()))
+        {
+            // An open end (docs/open.md, a clock that jumps forward): it would take the call of another, or of before a rebalance,
+            // for over.
+            self.faults.count("(no jump forward: calls are under way)");
+            return;
+        }
         let process = self.processes().nth(which).expect("there are so many");
         let was = process.off.now();
         process.off.set(Timestamp(by));
