@@ -282,6 +282,11 @@ fn content(step: &Step, me: &Me, head: &mut RecordHead, event: &SourceEvent, tie
             if stands.is_some_and(|id| ranked(&head.attributes, id) > ranked(attributes, &event.id)) {
                 return head.attributes.clone();
             }
+            // State of a former release doesn't say which event it is from: who has left by it stays out.
+            let unknown = tied && head.standing.is_none() && head.present;
+            if unknown && ends(step, me, &head.attributes) && !ends(step, me, attributes) {
+                return head.attributes.clone();
+            }
             head.standing = event.order.map(|_| event.id.clone());
             attributes.clone()
         }

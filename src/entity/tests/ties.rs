@@ -125,3 +125,20 @@ proptest! {
         }
     }
 }
+
+/// The first of them came to a release that did not keep which event the content is from.
+#[test]
+fn a_tie_that_an_update_came_between_brings_nobody_back() {
+    let mut town = Town::new();
+    let fields = |status: &str| format!("number=1 name=Augusta department=Legal status={status}");
+    town.tell_as("hr", "w1", "e1", Some(1), &fields("active"));
+    town.tell_as("hr", "w1", "e3", Some(2), &fields("left"));
+    assert_eq!(town.commanded(), ["create directory 1", "disable directory 2"]);
+    let to = Address::record(RoutingKey::of(&"acme".into(), "w1"), "acme".into(), "hr".into(), "w1".into());
+    let row = town.rows.get_mut(&key::row(&to.entity, key::HEAD)).unwrap();
+    let mut head: crate::entity::RecordHead = crate::model::envelope::open(row).unwrap();
+    head.standing = None;
+    *row = crate::model::envelope::seal(&head);
+    town.tell_as("hr", "w1", "e2", Some(2), &fields("active"));
+    assert_eq!(town.commanded(), [""; 0]);
+}
